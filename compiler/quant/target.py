@@ -1,0 +1,65 @@
+"""What a runtime accepts and computes, as data.
+
+A `TargetSpec` is the only thing that plans, passes and the simulator know of a runtime: which ops it runs on
+integers (`OpRule`), with which integer types, which ops share parameters, which activations its kernels fuse,
+and the arithmetic of each kernel with the tolerance to which it is known. Nothing tests a target's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from .arithmetic import Kernel
+from .qparams import QParams, QSpec
+
+BiasKind = Literal["float32", "int32"]
+Support = Callable[[fx.Node], str | None]
+
+
+def always(node: fx.Node) -> str | None:
+    """A support check for rules without limits: None means supported."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class OpRule:
+    """How one aten op runs on integers.
+
+    `kernel` is its arithmetic and `tolerance` the LSB by which the runtime may differ from it (0: exact).
+    `shared`: input and output must have equal parameters (pools, views, concat where the runtime demands it).
+    `fixed`: the output's parameters are the op's own (softmax, sigmoid, tanh).
+    `fuses`: activations that the kernel applies to its output at no cost.
+    `weight`: the spec of its weight where it differs from the target's.
+    `check` returns the reason why this node must stay float, or None.
+    """
+
+    kernel: Kernel
+    tolerance: int = 0
+    shared: bool = False
+    fixed: QParams | None = None
+    fuses: frozenset[OpOverload] = frozenset()
+    weight: QSpec | None = None
+    check: Support = always
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """One runtime. `ops` maps aten overloads to their integer rule; an op without one runs in float.
+
+    `quantize` is the runtime's float -> integer step (x / scale or x · (1 / scale)); dequantization is the same
+    everywhere. `isa` names the instruction sets on which the arithmetic was confirmed.
+    """
+
+    name: str
+    activation: QSpec
+    weight: QSpec
+    bias: BiasKind
+    ops: Mapping[OpOverload, OpRule]
+    quantize: Callable[[Tensor, QParams], Tensor]
+    isa: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
