@@ -1,0 +1,212 @@
+"""The pass contract and the runner that holds every pass to it.
+
+A pass is a frozen dataclass: options are its fields. It declares the stage it requires and ensures and what it
+does to the numbers, and its `run` rewrites the graph and returns what it changed and what it left alone.
+Dead code, lint, recompilation, verification and the check of the `numerics` promise belong to the runner.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, fx
+
+from .constants import constants, prune_constants, set_constant
+from .errors import FxedgeError, PassError
+from .nodes import output_node
+from .stages import Stage, verify
+
+if TYPE_CHECKING:  # the context carries values of the next room; ir itself never uses them
+    from ..quant.channel_stats import ChannelStats
+    from ..quant.target import TargetSpec
+
+Numerics = Literal["exact", "close", "changes"]
+
+# `close`: largest difference of any output, relative to that output's largest magnitude (float32 rounding
+# of folded weights through some fifty layers stays below it; a wrong fold is off by far more).
+CLOSE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A place that a pass looked at and left alone, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What a pass did. `rolled_back` holds the reason if the runner undid it."""
+
+    changes: int
+    skipped: tuple[Skip, ...] = ()
+    rolled_back: str | None = None
+
+
+@dataclass(slots=True)
+class PassContext:
+    """What a pass may read: the target (or none), example inputs, channel statistics and the seed.
+
+    `example_inputs` are the tensors on which the runner checks each `numerics` promise; without them nothing
+    is checked. `channel_stats` is the one thing that passes write: who scales or splits channels rewrites it.
+    """
+
+    target: TargetSpec | None = None
+    example_inputs: tuple[Tensor, ...] = ()
+    channel_stats: ChannelStats | None = None
+    seed: int = 0
+
+
+class Pass(Protocol):
+    name: ClassVar[str]
+    requires: ClassVar[Stage]
+    ensures: ClassVar[Stage]
+    numerics: ClassVar[Numerics]
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult: ...
+
+
+@dataclass(slots=True)
+class PassReport(Mapping[str, PassResult]):
+    """Results by pass name, in the order in which the passes ran. `max_error` holds, for each pass that
+    changed a graph with example inputs, the largest output difference relative to the output's magnitude."""
+
+    results: dict[str, PassResult] = field(default_factory=dict)
+    max_error: dict[str, float] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> PassResult:
+        return self.results[name]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+
+def run_passes(gm: fx.GraphModule, passes: Sequence[Pass], ctx: PassContext | None = None) -> PassReport:
+    """Run `passes` in order on `gm`, in place; verify before and after each.
+
+    A pass that breaks its `numerics` promise on the example inputs is rolled back and reported, not raised.
+
+    Raises:
+        PassError: a pass raised, or left a graph that its stage's verifier refuses; names the pass and what
+            ran before. `gm` is then as it was before that pass.
+    """
+    ctx = ctx or PassContext()
+    report = PassReport()
+    reference: list[Tensor] | None = None
+    for item in passes:
+        name = _unique_name(item.name, report)
+        if ctx.example_inputs and item.numerics != "changes" and reference is None:
+            reference = evaluate(gm, ctx.example_inputs)
+        before = _Snapshot(gm, ctx)
+        result = _run_one(gm, item, ctx, report, before)
+        if result.changes and ctx.example_inputs and item.numerics != "changes":
+            assert reference is not None
+            after = evaluate(gm, ctx.example_inputs)
+            error = relative_error(after, reference)
+            report.max_error[name] = error
+            if broken := _broken_promise(item.numerics, error):
+                before.restore(gm, ctx)
+                result = PassResult(0, result.skipped, broken)
+            else:
+                reference = after
+        elif result.changes:
+            reference = None
+        report.results[name] = result
+    return report
+
+
+def _run_one(
+    gm: fx.GraphModule, item: Pass, ctx: PassContext, report: PassReport, before: _Snapshot
+) -> PassResult:
+    ran = ", ".join(report.results) or "none"
+    try:
+        verify(gm, item.requires)
+        result = item.run(gm, ctx)
+        clean_up(gm)
+        verify(gm, item.ensures)
+    except FxedgeError as error:
+        before.restore(gm, ctx)
+        raise PassError(f"Pass {item.name} failed (passes before it: {ran}): {error}") from error
+    except Exception as error:
+        before.restore(gm, ctx)
+        kind = type(error).__name__
+        raise PassError(f"Pass {item.name} failed with {kind} (passes before it: {ran}): {error}") from error
+    return result
+
+
+def clean_up(gm: fx.GraphModule) -> None:
+    """Remove dead nodes and the constants that nothing reads, then recompile."""
+    gm.graph.eliminate_dead_code()
+    prune_constants(gm)
+    gm.recompile()
+
+
+def evaluate(gm: fx.GraphModule, inputs: Iterable[Tensor]) -> list[Tensor]:
+    """The outputs of `gm`, flattened in order."""
+    with torch.no_grad():
+        return flatten_tensors(gm(*inputs))
+
+
+def flatten_tensors(value: object) -> list[Tensor]:
+    """Tensors in a nest of tuples, lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value
+    return [tensor for item in items for tensor in flatten_tensors(item)]  # type: ignore[attr-defined]
+
+
+def relative_error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Largest |actual - expected| of any output over that output's largest magnitude; inf if shapes differ."""
+    worst = 0.0
+    for a, e in zip(actual, expected, strict=True):
+        if a.shape != e.shape:
+            return float("inf")
+        if a.numel():
+            difference = (a.double() - e.double()).abs().max()
+            scale = e.double().abs().max().clamp(min=1e-12)
+            ratio = float(difference / scale)
+            worst = max(worst, float("inf") if ratio != ratio else ratio)
+    return worst
+
+
+def _broken_promise(numerics: Numerics, error: float) -> str | None:
+    allowed = 0.0 if numerics == "exact" else CLOSE_TOLERANCE
+    if error <= allowed:
+        return None
+    return f"promised {numerics} but changed an output by {error:.3g} of its magnitude (allowed {allowed:g})"
+
+
+def _unique_name(name: str, report: PassReport) -> str:
+    if name not in report.results:
+        return name
+    count = sum(key == name or key.startswith(f"{name}#") for key in report.results)
+    return f"{name}#{count + 1}"
+
+
+class _Snapshot:
+    """A graph and its constants, to go back to. Tensors are shared: passes never write them in place."""
+
+    def __init__(self, gm: fx.GraphModule, ctx: PassContext) -> None:
+        self.graph = fx.Graph()
+        value = self.graph.graph_copy(gm.graph, {})
+        origin = output_node(gm)
+        self.graph.output(value)
+        self.output_meta = dict(origin.meta)
+        self.constants = constants(gm)
+        self.channel_stats = copy.deepcopy(ctx.channel_stats)
+
+    def restore(self, gm: fx.GraphModule, ctx: PassContext) -> None:
+        gm.graph = self.graph
+        for name, value in self.constants.items():
+            set_constant(gm, name, value)
+        prune_constants(gm)
+        gm.recompile()
+        ctx.channel_stats = self.channel_stats
