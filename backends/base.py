@@ -1,0 +1,61 @@
+"""The contract of a backend: a target's facts, an emitter, and a loader of what it emitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import fx
+
+from ..compiler.quant.program import Program
+from ..compiler.quant.target import TargetSpec
+
+
+class Runner(Protocol):
+    """An artifact loaded in its runtime, optimizer on."""
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Outputs flattened in order; integer values that were exposed follow them, as integers."""
+        ...
+
+
+class Backend(Protocol):
+    """One runtime. Everything that the pipeline knows of it comes through here."""
+
+    @property
+    def spec(self) -> TargetSpec: ...
+
+    @property
+    def artifact(self) -> str:
+        """File name of the artifact in the bundle (`model.onnx`)."""
+        ...
+
+    def missing(self) -> str | None:
+        """None where the runtime can run here, else what is missing and what to install."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Library -> version (and process-wide settings that decide the numerics) for the manifest."""
+        ...
+
+    def emit(self, program: Program, path: Path, expose: Sequence[str] = ()) -> None:
+        """Write the int8 artifact. `expose` names integer values to add as outputs, for the parity check.
+
+        Raises:
+            UnsupportedOpsError: every node that cannot be lowered, with reasons.
+        """
+        ...
+
+    def emit_float(self, gm: fx.GraphModule, path: Path) -> None:
+        """Write the same runtime's float artifact of a FLOAT graph."""
+        ...
+
+    def load(self, path: Path, threads: int = 1) -> Runner:
+        """Load an artifact in this process, with the runtime's optimizer on."""
+        ...
+
+    def unfused(self, program: Program, path: Path) -> tuple[str, ...]:
+        """Ops planned as int8 that the runtime's own optimizer left in float; empty when all are fused."""
+        ...

@@ -1,0 +1,286 @@
+"""A quantized graph as the steps that a runtime executes: which ops run on integers, which in float.
+
+The graph's reference form `dequantize -> op [-> activation] -> quantize` is one `IntegerStep` where the target
+has a rule for the op and fuses the activation; whatever else the graph says is done in float between explicit
+quantize and dequantize steps. Simulator and emitters read the same program, so they cannot disagree on what is
+integer. A graph quantized by someone else goes through the same matching.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..ir.constants import constant
+from ..ir.nodes import flat_outputs, sole_user
+from ..ir.ops import OPS, bound_args, clamp_bounds
+from ..ir.qops import is_dequantize, is_quantize
+from .qnodes import read_qparams
+from .qparams import QParams
+from .target import OpRule, TargetSpec
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerStep:
+    """dequantize -> `anchor` -> `fused` -> quantize, run on integers by `rule.kernel`.
+
+    `name` is the quantize node's; `inputs` name the integer values (or constants) read, in argument order.
+    `attrs` are the anchor's other arguments by schema name; for one piece of a split, `index` says which.
+    `weight` is int8 in the anchor's layout, `bias` float32 or int32 [out].
+    """
+
+    name: str
+    anchor: fx.Node
+    fused: tuple[fx.Node, ...]
+    inputs: tuple[str, ...]
+    in_qparams: tuple[QParams, ...]
+    out_qparams: QParams
+    clamp: tuple[int, int]
+    attrs: Mapping[str, Any]
+    weight: Tensor | None
+    weight_qparams: QParams | None
+    bias: Tensor | None
+    rule: OpRule
+
+
+@dataclass(frozen=True, slots=True)
+class FloatStep:
+    """An aten op on float values, named as its node."""
+
+    name: str
+    node: fx.Node
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeStep:
+    """Float value `source` -> integers."""
+
+    name: str
+    source: str
+    qparams: QParams
+
+
+@dataclass(frozen=True, slots=True)
+class DequantizeStep:
+    """Integers of `source` -> float value."""
+
+    name: str
+    source: str
+    qparams: QParams
+
+
+Step = IntegerStep | FloatStep | QuantizeStep | DequantizeStep
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Steps in execution order. `outputs` maps output names to value names; `constants` are the integer
+    constants that steps read as activations (by the name of their get_attr node)."""
+
+    gm: fx.GraphModule
+    spec: TargetSpec
+    steps: tuple[Step, ...]
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, str]
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def integer_values(self) -> dict[str, QParams]:
+        """Name -> parameters of every integer value computed, in order."""
+        return {
+            step.name: step.out_qparams if isinstance(step, IntegerStep) else step.qparams
+            for step in self.steps
+            if isinstance(step, (IntegerStep, QuantizeStep))
+        }
+
+
+def build_program(gm: fx.GraphModule, spec: TargetSpec) -> Program:
+    """The steps by which the target runs `gm` (stage QUANTIZED)."""
+    matched = {node: step for node in gm.graph.nodes if (step := _integer_step(gm, node, spec)) is not None}
+    absorbed = _absorbed(matched.values())
+    steps: list[Step] = []
+    for node in gm.graph.nodes:
+        if node.op != "call_function" or node in absorbed:
+            continue
+        if is_quantize(node):
+            found = matched.get(node)
+            steps.append(found or QuantizeStep(node.name, node.args[0].name, read_qparams(gm, node)))
+        elif is_dequantize(node) and is_quantize(node.args[0]):
+            if any(user not in absorbed for user in node.users):
+                steps.append(DequantizeStep(node.name, node.args[0].name, read_qparams(gm, node)))
+        else:
+            steps.append(FloatStep(node.name, node))
+    return Program(
+        gm,
+        spec,
+        tuple(steps),
+        tuple(node.name for node in gm.graph.nodes if node.op == "placeholder"),
+        {name: node.name for name, node in flat_outputs(gm).items()},
+        _integer_constants(gm, matched.values()),
+    )
+
+
+def _integer_step(gm: fx.GraphModule, quantize: fx.Node, spec: TargetSpec) -> IntegerStep | None:
+    if not is_quantize(quantize) or not isinstance(quantize.args[0], fx.Node):
+        return None
+    anchor, fused, index = _find_anchor(quantize.args[0], spec)
+    rule = spec.ops.get(anchor.target)  # type: ignore[call-overload]
+    if rule is None or rule.check(anchor) is not None or any(user.op == "output" for user in anchor.users):
+        return None
+    operands = _operands(gm, anchor)
+    if operands is None:
+        return None
+    out_qparams = read_qparams(gm, quantize)
+    sources = [dq.args[0].name for dq in operands.activations]
+    attrs = {key: value for key, value in bound_args(anchor).items() if not _reads_tensor(value)}
+    return IntegerStep(
+        quantize.name,
+        anchor,
+        fused,
+        tuple(sources),
+        tuple(read_qparams(gm, dq) for dq in operands.activations),
+        out_qparams,
+        _clamp(fused, out_qparams, spec),
+        attrs | ({} if index is None else {"index": index}),
+        operands.weight,
+        operands.weight_qparams,
+        operands.bias,
+        rule,
+    )
+
+
+def _find_anchor(last: fx.Node, spec: TargetSpec) -> tuple[fx.Node, tuple[fx.Node, ...], int | None]:
+    """Walk back from the quantized value over activations that the op before them fuses."""
+    fused: list[fx.Node] = []
+    node = last
+    while clamp_bounds(node) is not None and isinstance(node.args[0], fx.Node):
+        producer = node.args[0]
+        rule = _rule_before(producer, spec)
+        if rule is None or node.target not in rule.fuses or sole_user(producer) is not node:
+            break
+        fused.insert(0, node)
+        node = producer
+    if node.target is operator.getitem and isinstance(node.args[1], int):
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        return source, tuple(fused), node.args[1]
+    return node, tuple(fused), None
+
+
+def _rule_before(node: fx.Node, spec: TargetSpec) -> OpRule | None:
+    """The rule of the op that a chain of clamps starts from."""
+    while clamp_bounds(node) is not None and isinstance(node.args[0], fx.Node):
+        if node.target in spec.ops and is_dequantize(node.args[0]):
+            break
+        node = node.args[0]
+    return spec.ops.get(node.target)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, slots=True)
+class _Operands:
+    activations: tuple[fx.Node, ...]
+    weight: Tensor | None = None
+    weight_qparams: QParams | None = None
+    bias: Tensor | None = None
+
+
+def _operands(gm: fx.GraphModule, anchor: fx.Node) -> _Operands | None:
+    """What an integer kernel would read; None if any operand is float."""
+    info = OPS.get(anchor.target)  # type: ignore[call-overload]
+    parameters: dict[str, Any] = {}
+    positions: set[int] = set()
+    if info is not None:
+        weight = anchor.args[info.weight]
+        if is_dequantize(weight):
+            integers = constant(gm, weight.args[0])  # type: ignore[union-attr]
+            if integers is None:
+                return None
+            parameters = {"weight": integers, "weight_qparams": read_qparams(gm, weight)}  # type: ignore[arg-type]
+            positions = {info.weight, info.bias}
+            bias = anchor.args[info.bias] if len(anchor.args) > info.bias else None
+            if bias is not None and (values := _bias(gm, bias)) is None:
+                return None
+            parameters["bias"] = None if bias is None else values
+        else:
+            return None
+    activations = [
+        node for i, arg in enumerate(anchor.args) if i not in positions for node in _tensor_arguments(arg)
+    ]
+    if not activations or not all(is_dequantize(node) for node in activations):
+        return None
+    return _Operands(tuple(activations), **parameters)
+
+
+def _bias(gm: fx.GraphModule, node: object) -> Tensor | None:
+    """float32 as it is, or the int32 integers behind a dequantize node."""
+    if is_dequantize(node):
+        return constant(gm, node.args[0])  # type: ignore[attr-defined]
+    return constant(gm, node)
+
+
+def _tensor_arguments(arg: object) -> Iterator[fx.Node]:
+    if isinstance(arg, fx.Node):
+        yield arg
+    elif isinstance(arg, (list, tuple)):
+        for item in arg:
+            if isinstance(item, fx.Node) and not _is_size(item):
+                yield item
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node is a symbolic size, not a tensor: part of a shape argument."""
+    if node.target is torch.ops.aten.sym_size.int:
+        return True
+    return getattr(node.target, "__module__", "") == "_operator" and node.target is not operator.getitem
+
+
+def _reads_tensor(value: object) -> bool:
+    return any(True for _ in _tensor_arguments(value))
+
+
+def _clamp(fused: tuple[fx.Node, ...], qp: QParams, spec: TargetSpec) -> tuple[int, int]:
+    low, high = qp.qmin, qp.qmax
+    for node in fused:
+        bounds = clamp_bounds(node)
+        assert bounds is not None
+        integers = spec.quantize(torch.tensor(bounds, dtype=torch.float32), qp).tolist()
+        low, high = min(max(low, integers[0]), qp.qmax), max(min(high, integers[1]), qp.qmin)
+    return low, high
+
+
+def _absorbed(steps: Any) -> set[fx.Node]:
+    """Nodes that integer steps stand for; an anchor counts only if all its readers are in integer steps."""
+    inside: set[fx.Node] = set()
+    quantizers = {step.name for step in steps}
+    for step in steps:
+        inside.update(step.fused)
+        inside.add(step.anchor)
+    pieces = {user for node in inside for user in node.users if user.target is operator.getitem}
+    for piece in pieces:
+        if all(user in inside or user.name in quantizers for user in piece.users):
+            inside.add(piece)
+    changed = True
+    while changed:
+        leaking = {
+            node
+            for node in inside
+            if any(user not in inside and user.name not in quantizers for user in node.users)
+        }
+        changed = bool(leaking)
+        inside -= leaking
+    return inside
+
+
+def _integer_constants(gm: fx.GraphModule, steps: Any) -> dict[str, Tensor]:
+    wanted = {name for step in steps for name in step.inputs}
+    found = {}
+    for node in gm.graph.nodes:
+        if node.op == "get_attr" and node.name in wanted:
+            value = constant(gm, node)
+            assert value is not None
+            found[node.name] = value
+    return found

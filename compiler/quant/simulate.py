@@ -1,0 +1,134 @@
+"""Integer-exact simulation: run a program with the target's own arithmetic.
+
+Integer values are int32 tensors; float steps run as plain aten ops in float32. With `forced`, each integer value
+is compared-then-replaced: it is computed from the runtime's own inputs, recorded, and the runtime's integers go
+on to the next step, which is what the node-by-node check needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..ir.constants import constant
+from .arithmetic import KernelCall
+from .program import DequantizeStep, FloatStep, IntegerStep, Program, QuantizeStep, Step
+from .qparams import dequantize
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """`outputs` by output name; `integers` by value name (only those asked for)."""
+
+    outputs: Mapping[str, Tensor]
+    integers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def simulate(
+    program: Program,
+    inputs: Sequence[Tensor],
+    *,
+    keep: Sequence[str] = (),
+    forced: Mapping[str, Tensor] | None = None,
+) -> Simulation:
+    """Run `program` on `inputs` (float, in placeholder order).
+
+    `keep` names the integer values to return. `forced` replaces integer values after they are computed: the
+    integers returned are the simulated ones, later steps read the forced ones.
+    """
+    wanted, forced = set(keep), forced or {}
+    values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
+    values |= {name: value.to(torch.int32) for name, value in program.constants.items()}
+    last_use = _last_uses(program)
+    kept: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for position, step in enumerate(program.steps):
+            result = _run(program, step, values)
+            if step.name in wanted:
+                kept[step.name] = result
+            values[step.name] = forced[step.name].to(torch.int32) if step.name in forced else result
+            for name in last_use.get(position, ()):
+                values.pop(name, None)
+        outputs = {name: _output(program, values, value) for name, value in program.outputs.items()}
+    return Simulation(outputs, kept)
+
+
+def run_integer_step(step: IntegerStep, inputs: Sequence[Tensor]) -> Tensor:
+    """The integers that `step` gives for the integers `inputs`, int32."""
+    return step.rule.kernel(
+        KernelCall(
+            tuple(inputs),
+            step.in_qparams,
+            step.out_qparams,
+            step.clamp,
+            step.attrs,
+            None if step.weight is None else step.weight.to(torch.int32),
+            step.weight_qparams,
+            step.bias,
+        )
+    )
+
+
+def _run(program: Program, step: Step, values: Mapping[str, Any]) -> Any:
+    match step:
+        case IntegerStep():
+            return run_integer_step(step, [values[name] for name in step.inputs])
+        case QuantizeStep():
+            return program.spec.quantize(values[step.source], step.qparams)
+        case DequantizeStep():
+            return dequantize(values[step.source], step.qparams)
+        case FloatStep():
+            return run_node(program.gm, step.node, values)
+
+
+def run_node(gm: fx.GraphModule, node: fx.Node, values: Mapping[str, Any]) -> Any:
+    """Run one call on `values` (by node name); constants come from the graph."""
+
+    def value(argument: fx.Node) -> Any:
+        if argument.name in values:
+            return values[argument.name]
+        found = constant(gm, argument)
+        if found is None:
+            raise KeyError(f"{node.name} reads {argument.name}, which no step before it gives")
+        return found
+
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _output(program: Program, values: Mapping[str, Any], name: str) -> Tensor:
+    if name in values:
+        return values[name]
+    node = next(node for node in program.gm.graph.nodes if node.name == name)
+    found = constant(program.gm, node)
+    assert found is not None
+    return found
+
+
+def _last_uses(program: Program) -> dict[int, list[str]]:
+    """Step position -> the values that no later step reads (outputs excepted)."""
+    last: dict[str, int] = {}
+    for position, step in enumerate(program.steps):
+        for name in reads(step):
+            last[name] = position
+    outputs = set(program.outputs.values())
+    by_position: dict[int, list[str]] = {}
+    for name, position in last.items():
+        if name not in outputs and name not in program.constants:
+            by_position.setdefault(position, []).append(name)
+    return by_position
+
+
+def reads(step: Step) -> tuple[str, ...]:
+    """The values that a step reads, by name."""
+    match step:
+        case IntegerStep():
+            return step.inputs
+        case QuantizeStep() | DequantizeStep():
+            return (step.source,)
+        case FloatStep():
+            return tuple(node.name for node in step.node.all_input_nodes)
