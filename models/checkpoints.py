@@ -95,7 +95,7 @@ def _checked(loaded: object, path: Path) -> dict[str, Tensor]:
         )
     bad = [key for key, tensor in loaded.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        raise CheckpointError(f"checkpoint {path} has NaN or infinity in {len(bad)} tensors ({_first(bad)})")
+        raise CheckpointError(f"checkpoint {path} has NaN or infinity in {len(bad)} tensor(s) ({_first(bad)})")
     return {key: tensor.detach() for key, tensor in loaded.items()}
 
 

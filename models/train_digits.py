@@ -8,8 +8,6 @@ images are only used to print the accuracy.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -50,7 +48,7 @@ def main() -> None:
     }
     safetensors_numpy.save_file({key: np.ascontiguousarray(array) for key, array in data.items()}, DATA)
     for path in (WEIGHTS, DATA):
-        print(f"{Path(path).name}: {path.stat().st_size} bytes")
+        print(f"{path.name}: {path.stat().st_size} bytes")
 
 
 def train(images: Tensor, labels: Tensor) -> DigitsNet:
