@@ -109,9 +109,10 @@ def build_program(gm: fx.GraphModule, spec: TargetSpec) -> Program:
         if is_quantize(node):
             found = matched.get(node)
             steps.append(found or QuantizeStep(node.name, node.args[0].name, read_qparams(gm, node)))
+        elif is_dequantize(node) and all(user in absorbed for user in node.users):
+            continue
         elif is_dequantize(node) and is_quantize(node.args[0]):
-            if any(user not in absorbed for user in node.users):
-                steps.append(DequantizeStep(node.name, node.args[0].name, read_qparams(gm, node)))
+            steps.append(DequantizeStep(node.name, node.args[0].name, read_qparams(gm, node)))
         else:
             steps.append(FloatStep(node.name, node))
     return Program(

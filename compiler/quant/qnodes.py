@@ -64,5 +64,3 @@ def insert_constant_dequantize(
 
 def _per_tensor(qp: QParams) -> tuple[float, int, int, int, torch.dtype]:
     return qp.scale[0], qp.zero_point[0], qp.qmin, qp.qmax, qp.dtype
-
-

@@ -1,0 +1,137 @@
+"""Calibration: run the float graph on sample batches and collect the range of every group of the plans.
+
+An `fx.Interpreter` that touches nothing: one pass over the data serves every plan made of the same graph, one
+collector for each group of values that share parameters, no activation kept after its batch. Memory beyond the
+model's own is the collectors' (bounded, see `collectors`) and the activations of one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..ir.errors import CalibrationError
+from ..ir.nodes import describe, placeholders
+from ..ir.shapes import tensor_meta
+from .collectors import Collector, CollectorMethod, make_collector
+from .plan import Group, Plan
+from .qparams import QSpec
+
+Progress = Callable[[int], None]
+RangeKey = tuple[tuple[str, ...], QSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationStats:
+    """Range (low, high) of each group, keyed by what was observed and the spec that it was chosen for."""
+
+    method: str
+    samples: int
+    ranges: Mapping[RangeKey, tuple[float, float]]
+
+    def range_of(self, group: Group) -> tuple[float, float]:
+        """The range of a group without fixed parameters.
+
+        Raises:
+            CalibrationError: the statistics were collected for other plans.
+        """
+        found = self.ranges.get(range_key(group))
+        if found is None:
+            raise CalibrationError(f"No statistics of {', '.join(group.members)}; calibrate with this plan.")
+        return found
+
+
+def range_key(group: Group) -> RangeKey:
+    return group.observed, group.spec
+
+
+def calibrate(
+    gm: fx.GraphModule,
+    plans: Sequence[Plan],
+    batches: Iterable[Sequence[Tensor]],
+    method: CollectorMethod,
+    progress: Progress | None = None,
+) -> CalibrationStats:
+    """Collect the ranges that `plans` need from `batches`, each the positional inputs of the graph.
+
+    `progress` gets the number of samples done.
+
+    Raises:
+        CalibrationError: no data, a NaN or infinity (with the edge), an input of the wrong shape, or a group
+            that saw no data.
+    """
+    wanted = {range_key(group) for plan in plans for group in plan.groups if group.fixed is None}
+    collectors = {key: make_collector(method) for key in wanted}
+    observer = _Observer(gm, collectors)
+    samples = 0
+    with torch.no_grad():
+        for batch in batches:
+            _check_inputs(gm, batch, samples)
+            observer.run(*batch)
+            samples += batch[0].shape[0]
+            if progress is not None:
+                progress(samples)
+    if samples == 0:
+        raise CalibrationError("The calibration data has no samples; give at least one (some hundred are usual).")
+    return CalibrationStats(str(method), samples, _ranges(collectors))
+
+
+class _Observer(fx.Interpreter):
+    def __init__(self, gm: fx.GraphModule, collectors: Mapping[RangeKey, Collector]) -> None:
+        super().__init__(gm)
+        self._collectors: dict[str, list[Collector]] = {}
+        for (observed, _), collector in collectors.items():
+            for name in observed:
+                self._collectors.setdefault(name, []).append(collector)
+        self._constants_seen: set[str] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.name not in self._collectors or n.name in self._constants_seen:
+            return result
+        if n.op == "get_attr":
+            self._constants_seen.add(n.name)
+        try:
+            for collector in self._collectors[n.name]:
+                collector.observe(result)
+        except CalibrationError as error:
+            raise CalibrationError(f"Calibration of {describe(n)}: {error}") from error
+        return result
+
+
+def _check_inputs(gm: fx.GraphModule, batch: Sequence[Tensor], samples: int) -> None:
+    expected = placeholders(gm)
+    if len(batch) != len(expected):
+        names = ", ".join(str(node.target) for node in expected)
+        raise CalibrationError(
+            f"A calibration batch has {len(batch)} input(s) but the model takes {len(expected)}: {names}."
+        )
+    for node, tensor in zip(expected, batch, strict=True):
+        meta = tensor_meta(node)
+        if meta is None:
+            continue
+        if tensor.ndim != meta.ndim or tensor.dtype != meta.dtype:
+            raise CalibrationError(
+                f"Input {node.target} of the calibration batch after sample {samples} is "
+                f"{_type_text(tensor)}; the model was captured with {_type_text(meta)}."
+            )
+
+
+def _type_text(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _ranges(collectors: Mapping[RangeKey, Collector]) -> dict[RangeKey, tuple[float, float]]:
+    ranges = {}
+    for (observed, spec), collector in collectors.items():
+        if collector.seen == 0:
+            raise CalibrationError(
+                f"The edge {observed[0]} never saw data during calibration; check that the samples reach "
+                "that part of the model."
+            )
+        ranges[observed, spec] = collector.range(spec)
+    return ranges
