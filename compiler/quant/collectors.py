@@ -9,7 +9,7 @@ Every method sees each element once, and keeps a state of fixed size however man
     entropy                 a histogram; the range with the smallest Kullback-Leibler divergence
 
 A range never reaches beyond the observed minimum and maximum, and does not always contain zero:
-`choose_qparams` extends it. Except for `moving_average` it does not depend on the order or batches of the data.
+`choose_qparams` extends it. Only that of `moving_average` depends on the order and the batches of the data.
 
 Sources: the average is that of torch's `MovingAverageMinMaxObserver` (weight 0.01, started at the first
 batch). The percentile is cut half from each side, as in onnxruntime's calibrator. Entropy is Szymon Migacz,
@@ -32,6 +32,9 @@ from .histogram import Histogram
 from .qparams import QSpec, choose_channel_qparams, dequantize, quantize
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+# What an empty bin of the quantized form counts where the reference has data.
+_LEAST_COUNT = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ class HistogramCollector:
     def range(self, spec: QSpec) -> tuple[float, float]:
         _check_seen(self.seen)
         low, high = self._search(self.histogram, spec)
-        return max(low, self.histogram.low), min(high, self.histogram.high)
+        return max(low, self.histogram.low) + 0.0, min(high, self.histogram.high) + 0.0
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -201,7 +204,7 @@ def _bounds(values: Tensor, seen: int) -> tuple[float, float]:
         allowed = ", ".join(str(dtype) for dtype in _FLOATS)
         raise CalibrationError(f"saw values of type {values.dtype}; allowed: {allowed}")
     smallest, largest = torch.aminmax(values)
-    low, high = smallest.item(), largest.item()
+    low, high = smallest.item() + 0.0, largest.item() + 0.0  # -0.0 becomes 0.0
     if not (math.isfinite(low) and math.isfinite(high)):
         found = "NaN" if math.isnan(low) else "inf" if high == math.inf else "-inf"
         raise CalibrationError(f"saw {found} in a tensor of {len(values)} elements, after {seen} finite ones")
@@ -233,12 +236,12 @@ def percentile_range(histogram: Histogram, spec: QSpec, percent: float) -> tuple
 
 
 def mse_range(histogram: Histogram, spec: QSpec) -> tuple[float, float]:
-    """The range whose quantization by `spec` has the smallest mean squared error, each bin taken at its centre.
+    """The range whose quantization by `spec` has the smallest mean squared error, a bin taken at its centre.
 
-    The root of that error differs from the elements' own by at most half a bin width. A candidate clips at a
-    fraction of the observed minimum and another of the maximum (for data of one sign or a symmetric `spec`: at
-    one fraction of the larger magnitude). The full range is one of them; the best is refined between its
-    neighbours, twice.
+    The root of that error differs from the elements' own by at most half a bin width. A candidate clips at
+    a fraction of the observed minimum and another of the maximum (for data of one sign or a symmetric
+    `spec`: at one fraction of the larger magnitude). The full range is one of them; the best is refined
+    between its neighbours, twice.
     """
     one_fraction = spec.symmetric or not histogram.low < 0 < histogram.high
     coarse, fine = (64, 8) if one_fraction else (16, 4)
@@ -283,26 +286,27 @@ def _squared_errors(histogram: Histogram, lows: Tensor, highs: Tensor, spec: QSp
 
 
 def entropy_range(histogram: Histogram, spec: QSpec) -> tuple[float, float]:
-    """The clipping with the smallest Kullback-Leibler divergence of the data and its quantized form (Migacz 2017).
+    """The clipping with the smallest Kullback-Leibler divergence of the data and their quantized form.
 
-    The reference is the histogram within the clip, with what lies outside added to its end bins. The quantized
-    form spreads each integer's share of the unclipped counts evenly over its bins that are not empty. Beyond the
-    source, which knows symmetric int8 of magnitudes:
+    The reference is the histogram within the clip, with what lies outside added to its end bins. The
+    quantized form spreads each integer's share of the kept counts evenly over its bins that are not empty
+    (Migacz 2017). Beyond the source, which knows symmetric int8 of magnitudes:
 
-    * Integers cover the range that `spec` gives them: all of them the clipped data's own range for an affine
-      `spec` (so 256 after ReLU, not 128), or [-t, t] for a symmetric one.
-    * Data of both signs are clipped at one magnitude t on both sides; the shorter tail may lie wholly within.
-    * Zero is exact in every range, so a spike of zeros says nothing: its bin counts no more than its neighbour.
-    * A clip that leaves an outlier in a bin whose integer has no other data diverges without bound.
+    * Integers cover the range that `spec` gives them: the clipped data's own for an affine `spec` (so all
+      256 after ReLU, not 128), [-t, t] for a symmetric one.
+    * Data of both signs are clipped at one magnitude t on both sides; the shorter tail may lie within.
+    * Zero is exact in every range, so a spike of zeros says nothing: its bin counts no more than the next.
+    * An outlier in a bin whose integer has no other data meets a 1e-4th of a count (as in onnxruntime and
+      MXNet), not zero, which would make the divergence infinite.
 
     Clips are tried at 128 magnitudes, then at each bin between the best one's neighbours.
     """
+    if histogram.low == histogram.high:
+        return histogram.low, histogram.high
     counts = _without_zero_spike(histogram)
-    end = histogram.first + histogram.used
-    widest = max(-histogram.first, end)
+    widest = max(-histogram.first, histogram.first + len(counts))
     stride = -(-widest // 128)
-    coarse = torch.arange(widest, 0, -stride)
-    best = _least_divergent(histogram.first, counts, coarse, spec)
+    best = _least_divergent(histogram.first, counts, torch.arange(widest, 0, -stride), spec)
     if best is None:
         return histogram.low, histogram.high
     fine = torch.arange(min(best + stride, widest), max(best - stride, 0), -1)
@@ -311,17 +315,20 @@ def entropy_range(histogram: Histogram, spec: QSpec) -> tuple[float, float]:
 
 
 def _without_zero_spike(histogram: Histogram) -> Tensor:
+    """float64: the counts in use, those of exact zeros left out as far as the neighbouring bin tells."""
     counts = histogram.counts[: histogram.used].double()
     zero = -histogram.first
-    neighbour = zero + 1 if histogram.high > 0 else zero - 1
-    if 0 <= neighbour < len(counts):
-        counts[zero] = min(counts[zero], counts[neighbour])
+    if histogram.high <= 0:
+        return counts[:zero]
+    if zero + 1 < len(counts):
+        counts[zero] = min(counts[zero], counts[zero + 1])
     return counts
 
 
 def _least_divergent(first: int, counts: Tensor, magnitudes: Tensor, spec: QSpec) -> int | None:
-    """The magnitude, in bins, of least divergence (the first of equals); None if all clips are narrower than
-    one bin an integer, or there is nothing to compare.
+    """The magnitude, in bins, of least divergence (the first of equals).
+
+    None if at each of them an integer is narrower than a bin, or nothing but zeros was counted.
     """
     start, end = magnitudes.neg().clamp(min=first), magnitudes.clamp(max=first + len(counts))
     levels = spec.qmax - spec.qmin + 1
@@ -333,10 +340,8 @@ def _least_divergent(first: int, counts: Tensor, magnitudes: Tensor, spec: QSpec
     bins = torch.arange(first, first + len(counts))
     kept = torch.where((bins >= start) & (bins < end), counts, 0.0)
     integer = ((bins - grid_start) * levels // (grid_end - grid_start)).clamp(0, levels - 1)
-    at = int(
-        _divergence(_fold_tails(kept, counts, start - first, end - first), kept, integer, levels).argmin()
-    )
-    return int(magnitudes[wide][at])
+    reference = _fold_tails(kept, counts, start - first, end - first)
+    return int(magnitudes[wide][_divergence(reference, kept, integer, levels).argmin()])
 
 
 def _fold_tails(kept: Tensor, counts: Tensor, start: Tensor, end: Tensor) -> Tensor:
@@ -347,11 +352,12 @@ def _fold_tails(kept: Tensor, counts: Tensor, start: Tensor, end: Tensor) -> Ten
 
 
 def _divergence(reference: Tensor, kept: Tensor, integer: Tensor, levels: int) -> Tensor:
-    """float64 [clips]: KL(reference || quantized); inf where the quantized form lacks what the reference has."""
+    """float64 [clips]: KL(reference || quantized); inf for a clip that keeps nothing."""
     filled = reference > 0
     zeros = kept.new_zeros(len(kept), levels)
     share = zeros.scatter_add(1, integer, kept) / zeros.scatter_add(1, integer, filled.double())
-    quantized = torch.where(filled, share.gather(1, integer), 1.0)
-    total = reference.sum(1)
-    divergence = (torch.xlogy(reference, reference) - torch.xlogy(reference, quantized)).sum(1) / total
-    return (divergence - total.log() + kept.sum(1).log()).nan_to_num(nan=math.inf, posinf=math.inf)
+    quantized = torch.where(filled, share.gather(1, integer).clamp(min=_LEAST_COUNT), 0.0)
+    p = reference / reference.sum(1, keepdim=True)
+    q = quantized / quantized.sum(1, keepdim=True)
+    divergence = torch.where(filled, p * (p / q).log(), 0.0).sum(1)
+    return divergence.where(kept.sum(1) > 0, math.inf)
