@@ -1,0 +1,249 @@
+"""Which aten ops onnxruntime runs on integers, with which kernel, and when not.
+
+Ops without a row have no integer kernel that QDQ fuses into (ConvTranspose, LayerNorm, Div, bilinear Resize,
+float reductions): they run in float between quantized neighbours. Sub, Tanh, HardSwish, HardSigmoid, Gelu and
+SiLU do so too, but their result depends on a few integers only and is reproduced, so that they count as integer
+steps whose parity is checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+from torch.nn import functional as F
+
+from ...compiler.ir.ops import bound_args
+from ...compiler.quant.qparams import QParams, QSpec, quantize
+from ...compiler.quant.target import OpRule, TargetSpec
+from . import arithmetic
+from .shapes import ShapeUnknown, shape
+
+aten = torch.ops.aten
+
+UINT8 = QSpec(0, 255, torch.uint8)
+WEIGHT = QSpec(-127, 127, torch.int8, symmetric=True, per_channel=True)
+
+_CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default})
+_PROBABILITY = QParams((1 / 256,), (0,), 0, 255, torch.uint8)
+_GATE = QParams((1 / 255,), (0,), 0, 255, torch.uint8)
+_TANH = QParams((1 / 128,), (128,), 0, 255, torch.uint8)
+
+
+def _checked(check: Callable[[fx.Node], str | None]) -> Callable[[fx.Node], str | None]:
+    """`check`, with an unknown shape as a reason."""
+
+    def reason(node: fx.Node) -> str | None:
+        try:
+            return check(node)
+        except ShapeUnknown as error:
+            return str(error)
+
+    return reason
+
+
+def _plain_sum(node: fx.Node) -> str | None:
+    args = bound_args(node)
+    if not isinstance(args["other"], fx.Node):
+        return "the other operand is a number"
+    return None if args["alpha"] == 1 else "alpha is not 1"
+
+
+def _two_tensors(node: fx.Node) -> str | None:
+    return None if isinstance(bound_args(node)["other"], fx.Node) else "the other operand is a number"
+
+
+def _matrix(node: fx.Node) -> str | None:
+    return None if all(len(shape(arg)) >= 2 for arg in node.args[:2]) else "an operand is a vector"  # type: ignore[arg-type]
+
+
+def _linear(node: fx.Node) -> str | None:
+    sizes = shape(node.args[0])
+    if len(sizes) < 2:
+        return "the input is a vector"
+    symbolic = sum(not isinstance(size, int) for size in sizes[1:-1])
+    return None if len(sizes) == 2 or symbolic == 0 else "a middle axis has a symbolic size"
+
+
+def _one_output(node: fx.Node) -> str | None:
+    size = bound_args(node)["output_size"]
+    return None if set(size if isinstance(size, (list, tuple)) else [size]) == {1} else "output size is not 1"
+
+
+def _spatial_mean(node: fx.Node) -> str | None:
+    args, rank = bound_args(node), len(shape(node.args[0]))
+    if args["dtype"] is not None:
+        return "the mean changes the dtype"
+    axes = sorted(axis % rank for axis in args["dim"] or range(rank))
+    return None if rank > 2 and axes == list(range(2, rank)) else "the mean is not over every spatial axis"
+
+
+def _average_pool(node: fx.Node) -> str | None:
+    args = bound_args(node)
+    if args.get("divisor_override") is not None:
+        return "divisor_override is set"
+    padding = args["padding"] if isinstance(args["padding"], (list, tuple)) else [args["padding"]]
+    if args["ceil_mode"] and args["count_include_pad"] and any(padding):
+        return "ceil_mode counts padding otherwise here"
+    return None
+
+
+def _whole_factors(node: fx.Node) -> str | None:
+    args, sizes = bound_args(node), shape(node.args[0])
+    factors = args["scale_factors"]
+    if factors is None:
+        pairs = list(zip(args["output_size"], sizes[2:], strict=True))
+        if not all(isinstance(out, int) and isinstance(size, int) for out, size in pairs):
+            return "the output size is symbolic"
+        factors = [out / size for out, size in pairs]
+    return None if all(factor == int(factor) for factor in factors) else "the scale is not a whole number"
+
+
+def _grows(node: fx.Node) -> str | None:
+    pads = node.args[1]
+    whole = all(isinstance(side, int) and side >= 0 for side in pads)  # type: ignore[union-attr]
+    return None if whole else "a pad is negative or symbolic"
+
+
+def _one_symbol(node: fx.Node) -> str | None:
+    args = bound_args(node)
+    sizes = args["size"] if "size" in args else args["shape"]
+    unknown = sum(isinstance(size, fx.Node) or size == -1 for size in sizes)
+    return None if unknown <= 1 else "more than one size is symbolic"
+
+
+def _kept_symbols(node: fx.Node) -> str | None:
+    old, new = shape(node.args[0]), shape(node)
+    pairs = zip(reversed(new), reversed(old), strict=False)
+    grown = any(isinstance(size, str) for size in new[: len(new) - len(old)])
+    changed = any(isinstance(size, str) and size != before for size, before in pairs)
+    return "a symbolic axis is expanded" if grown or changed else None
+
+
+def _static(node: fx.Node) -> str | None:
+    symbolic = any(isinstance(value, fx.Node) for value in list(node.args)[1:])
+    return "a bound is symbolic" if symbolic else None
+
+
+def _pieces(node: fx.Node) -> str | None:
+    args = bound_args(node)
+    axis_size = shape(node.args[0])[args["dim"]]
+    return None if isinstance(axis_size, int) else "the split axis has a symbolic size"
+
+
+def _move(op: Callable[..., Any], check: Callable[[fx.Node], str | None] | None = None) -> OpRule:
+    rule = OpRule(arithmetic.move(op), shared=True)
+    return rule if check is None else dataclasses.replace(rule, check=_checked(check))
+
+
+def _compute(kernel: Any, check: Callable[[fx.Node], str | None] | None = None) -> OpRule:
+    rule = OpRule(kernel, fuses=_CLAMPS)
+    return rule if check is None else dataclasses.replace(rule, check=_checked(check))
+
+
+def _table(function: Any, fixed: QParams | None = None, tolerance: int = 0) -> OpRule:
+    return OpRule(arithmetic.elementwise(function), tolerance=tolerance, fixed=fixed)
+
+
+def _products() -> dict[OpOverload, OpRule]:
+    convolution = _compute(arithmetic.conv)
+    product = _compute(arithmetic.matmul, _matrix)
+    return {
+        aten.conv1d.default: convolution,
+        aten.conv2d.default: convolution,
+        aten.conv3d.default: convolution,
+        aten.linear.default: _compute(arithmetic.linear, _linear),
+        aten.matmul.default: product,
+        aten.bmm.default: product,
+        aten.mm.default: product,
+        aten.add.Tensor: _compute(arithmetic.add, _plain_sum),
+        aten.mul.Tensor: _compute(arithmetic.mul, _two_tensors),
+        aten.sub.Tensor: _compute(arithmetic.sub, _plain_sum),
+        aten.cat.default: _compute(arithmetic.concat),
+    }
+
+
+def _elementwise() -> dict[OpOverload, OpRule]:
+    clamp = OpRule(arithmetic.clamp)
+    return {
+        aten.relu.default: clamp,
+        aten.hardtanh.default: clamp,
+        aten.clamp.default: clamp,
+        aten.leaky_relu.default: OpRule(arithmetic.leaky_relu),
+        aten.hardswish.default: _table(arithmetic.hardswish),
+        aten.hardsigmoid.default: _table(arithmetic.hardsigmoid, fixed=_GATE),
+        aten.sigmoid.default: _table(torch.sigmoid, fixed=_PROBABILITY, tolerance=1),
+        aten.tanh.default: _table(torch.tanh, fixed=_TANH, tolerance=1),
+        aten.silu.default: _table(F.silu, tolerance=1),
+        aten.gelu.default: OpRule(arithmetic.gelu, tolerance=1),
+        aten.softmax.int: OpRule(arithmetic.softmax, fixed=_PROBABILITY),
+    }
+
+
+def _pools() -> dict[OpOverload, OpRule]:
+    average = _compute(arithmetic.average_pool, _average_pool)
+    over_space = _compute(arithmetic.global_average, _one_output)
+    largest = OpRule(arithmetic.max_pool, shared=True)
+    nearest = OpRule(arithmetic.upsample_nearest, shared=True, check=_checked(_whole_factors))
+    padding = OpRule(arithmetic.pad, shared=True, check=_checked(_grows))
+    return {
+        aten.avg_pool1d.default: average,
+        aten.avg_pool2d.default: average,
+        aten.avg_pool3d.default: average,
+        aten.adaptive_avg_pool1d.default: over_space,
+        aten.adaptive_avg_pool2d.default: over_space,
+        aten.adaptive_avg_pool3d.default: over_space,
+        aten.mean.dim: _compute(arithmetic.global_average, _spatial_mean),
+        aten.max_pool1d.default: largest,
+        aten.max_pool2d.default: largest,
+        aten.max_pool3d.default: largest,
+        aten.upsample_nearest1d.vec: nearest,
+        aten.upsample_nearest2d.vec: nearest,
+        aten.upsample_nearest3d.vec: nearest,
+        aten.pad.default: padding,
+        aten.constant_pad_nd.default: padding,
+    }
+
+
+def _views() -> dict[OpOverload, OpRule]:
+    def pieces(op: Any) -> OpRule:
+        return OpRule(arithmetic.piece(op), shared=True, check=_checked(_pieces))
+
+    reshape = OpRule(arithmetic.reshape, shared=True, check=_checked(_one_symbol))
+    return {
+        aten.view.default: reshape,
+        aten.reshape.default: reshape,
+        aten.flatten.using_ints: _move(aten.flatten.using_ints),
+        aten.permute.default: _move(aten.permute.default),
+        aten.transpose.int: _move(aten.transpose.int),
+        aten.unsqueeze.default: _move(aten.unsqueeze.default),
+        aten.squeeze.dim: _move(aten.squeeze.dim),
+        aten.squeeze.dims: _move(aten.squeeze.dims),
+        aten.expand.default: _move(aten.expand.default, _kept_symbols),
+        aten.slice.Tensor: _move(aten.slice.Tensor, _static),
+        aten.select.int: _move(aten.select.int, _static),
+        aten.contiguous.default: _move(aten.contiguous.default),
+        aten.pixel_shuffle.default: _move(aten.pixel_shuffle.default),
+        aten.split.Tensor: pieces(aten.split.Tensor),
+        aten.split_with_sizes.default: pieces(aten.split_with_sizes.default),
+        aten.chunk.default: pieces(aten.chunk.default),
+    }
+
+
+ONNX = TargetSpec(
+    name="onnx",
+    activation=UINT8,
+    weight=WEIGHT,
+    bias="int32",
+    ops={**_products(), **_elementwise(), **_pools(), **_views()},
+    quantize=quantize,
+    isa=("vnni",),
+    notes=(
+        "onnxruntime's u8·s8 kernels saturate int16 pair sums on x86 without VNNI (AVX2, AVX-512).",
+        "An activation bound inside the uint8 range is an integer Clip after QuantizeLinear.",
+    ),
+)
