@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def capture(
     """
     inputs = tuple(_widened(tensor, dynamic_axes) for tensor in example_inputs)
     if isinstance(model, (str, Path)):
-        program = _load_pt2(Path(model))
+        program = load_pt2(Path(model))
         gm = _from_program(program)
     elif isinstance(model, ExportedProgram):
         gm = _from_program(model)
@@ -65,6 +66,17 @@ def capture(
         )
     _check(gm)
     return gm
+
+
+def input_names(model: nn.Module | ExportedProgram) -> tuple[str, ...]:
+    """Names of the inputs that `model` needs, in order: the parameters of `forward` without a default."""
+    if isinstance(model, ExportedProgram):
+        return tuple(model.graph_signature.user_inputs)  # type: ignore[arg-type]
+    if isinstance(model, fx.GraphModule):
+        return tuple(str(node.target) for node in model.graph.nodes if node.op == "placeholder")
+    parameters = inspect.signature(model.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in parameters if p.kind in positional and p.default is inspect.Parameter.empty)
 
 
 def _export(
@@ -83,8 +95,6 @@ def _export(
 def _dynamic_shapes(model: nn.Module, inputs: tuple[Tensor, ...], axes: Sequence[int]) -> tuple[Any, ...]:
     """One entry for each argument of `forward`; `*args` take theirs nested."""
     shapes = tuple({axis: Dim.DYNAMIC for axis in axes if axis < tensor.ndim} or None for tensor in inputs)
-    import inspect
-
     parameters = inspect.signature(model.forward).parameters.values()
     named = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
@@ -112,7 +122,8 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _load_pt2(path: Path) -> ExportedProgram:
+def load_pt2(path: Path) -> ExportedProgram:
+    """The program in a `.pt2` file. This runs code: torch's loader unpickles and evaluates what the file holds."""
     if not path.is_file():
         raise CaptureError(f"{path} does not exist; give the path of a .pt2 file made by torch.export.save.")
     try:

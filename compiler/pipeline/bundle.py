@@ -1,0 +1,158 @@
+"""The bundle on disk: written as a whole or not at all, and read only after its hashes were checked."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from ..ir.errors import BundleError
+from .manifest import SCHEMA_VERSION, FileEntry, Manifest
+
+MANIFEST = "manifest.json"
+_LARGEST_MANIFEST = 16 * 2**20
+
+
+@contextlib.contextmanager
+def writing_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary sibling of `out` to fill; it becomes `out` when the block ends without an error.
+
+    A bundle already there is replaced only with `force`, and only after the new one is complete.
+
+    Raises:
+        BundleError: `out` is in the way, is not a bundle, its folder does not exist, or the disk is full.
+    """
+    _check_place(out, force)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise BundleError(f"Cannot write next to {out}: {error.strerror}.") from error
+    try:
+        yield folder
+        _put_in_place(folder, out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BundleError(
+                f"The disk that holds {out.parent} is full; nothing was kept of the unfinished bundle. "
+                "Free some space or choose another -o."
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_place(out: Path, force: bool) -> None:
+    if not out.parent.is_dir():
+        raise BundleError(f"The folder {out.parent} does not exist; create it or choose another -o.")
+    if not out.exists():
+        return
+    empty = out.is_dir() and not any(out.iterdir())
+    if empty or (force and (out / MANIFEST).is_file()):
+        return
+    if force:
+        raise BundleError(f"{out} exists and is not a bundle (no {MANIFEST}), so --force does not replace it.")
+    raise BundleError(f"{out} exists already; choose another -o or give --force to replace the bundle there.")
+
+
+def _put_in_place(folder: Path, out: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)  # mkdtemp made it private
+    if not out.exists():
+        folder.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+    out.rename(old / out.name)
+    try:
+        folder.rename(out)
+    except BaseException:
+        (old / out.name).rename(out)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Hash (streaming) and size of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
+    return FileEntry(sha256=digest.hexdigest(), size=path.stat().st_size)
+
+
+def list_files(folder: Path) -> dict[str, FileEntry]:
+    """Relative path -> entry of every file but the manifest, in name order."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: file_entry(path) for name, path in names.items() if name != MANIFEST}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """The manifest as indented JSON with sorted keys."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_bundle(folder: Path) -> Manifest:
+    """The manifest of a bundle whose every file has the size and hash that the manifest gives.
+
+    Hashes show integrity, not authorship: they tell a damaged bundle, not a forged one.
+
+    Raises:
+        BundleError: no bundle, another schema, a path that leaves the folder, a file missing, added or changed.
+    """
+    manifest = _read_manifest(folder)
+    for name, entry in manifest.files.items():
+        _check_file(folder, name, entry)
+    for name in list_files(folder):
+        if name not in manifest.files:
+            raise BundleError(f"{folder / name} is not in the manifest; remove it or compile the bundle again.")
+    named = [target.artifact for target in manifest.targets.values()]
+    named += [target.golden for target in manifest.targets.values()] + [manifest.golden_inputs]
+    for name in named:
+        if name not in manifest.files:
+            raise BundleError(f"The manifest of {folder} names {name!r} but gives no hash of it.")
+    return manifest
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{folder} is not a bundle (no {MANIFEST}); give a folder that fxedge compile wrote.")
+    if path.stat().st_size > _LARGEST_MANIFEST:
+        raise BundleError(f"{path} is larger than {_LARGEST_MANIFEST} bytes, so it is no manifest.")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path} is not valid JSON ({error}); the bundle is damaged.") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BundleError(f"{path} has schema {version!r}; this fxedge reads schema {SCHEMA_VERSION}.")
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path} is not a valid manifest: {where}: {first['msg']}.") from error
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in name:
+        raise BundleError(f"The manifest of {folder} names {name!r}, which lies outside the bundle.")
+    path = folder / relative
+    if path.is_symlink() or not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{path} is missing or is a link; the bundle is damaged.")
+    if path.stat().st_size != entry.size:
+        raise BundleError(f"{path} has {path.stat().st_size} bytes, not the {entry.size} of the manifest.")
+    if file_entry(path).sha256 != entry.sha256:
+        raise BundleError(f"{path} was changed: its sha256 is not the one in the manifest.")

@@ -1,0 +1,212 @@
+"""One target's artifact against its program: node by node, end to end, accuracy, latency, golden outputs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from ...backends.base import Backend
+from ..ir.errors import VerificationError
+from ..ir.passes import evaluate, flatten_tensors
+from ..quant.program import Program
+from ..quant.simulate import simulate
+from .accuracy import Share, accuracy, top1
+from .data import Batch, Dataset
+from .parity import EndToEnd, EndToEndCount, NodeParity, compare_nodes
+from .progress import Progress
+from .runtime import RemoteRuntime
+
+INT8, FLOAT, EXPOSED = "int8", "float", "exposed"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """Paths of what was emitted for one target; `exposed` has every integer value as an output."""
+
+    int8: Path
+    float: Path | None
+    exposed: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Medians over interleaved runs of one sample, seconds; `ratio` is the median of float / int8 by pair."""
+
+    int8: float
+    float: float | None
+    ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Everything measured of one target."""
+
+    nodes: tuple[NodeParity, ...]
+    end_to_end: EndToEnd
+    golden: dict[str, Tensor]
+    golden_worst: EndToEnd
+    accuracy: Share | None
+    agreement: Share | None
+    latency: Latency | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Float top-1 predictions on the evaluation data, and the labels where it has some; each [samples]."""
+
+    predicted: np.ndarray
+    labels: np.ndarray | None
+
+    @property
+    def accuracy(self) -> Share | None:
+        return None if self.labels is None else accuracy(self.predicted, self.labels)
+
+
+def float_reference(gm: fx.GraphModule, data: Dataset, progress: Progress) -> Reference | None:
+    """Top-1 of the float model; None where its first output is not [batch, classes]."""
+    predicted: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    done = 0
+    with progress.track("evaluate float", data.count) as advance:
+        for batch in data:
+            logits = evaluate(gm, batch.inputs)[0]
+            if logits.ndim != 2:
+                return None
+            predicted.append(top1(logits.numpy()))
+            if batch.labels is not None:
+                labels.append(batch.labels.numpy())
+            done += len(logits)
+            advance(done)
+    found = np.concatenate(labels) if labels else None
+    return Reference(np.concatenate(predicted), found)
+
+
+def check_target(
+    backend: Backend,
+    program: Program,
+    artifacts: Artifacts,
+    golden_inputs: Sequence[Tensor],
+    data: Dataset,
+    reference: Reference | None,
+    *,
+    parity_samples: int | None,
+    timed_runs: int,
+    threads: int,
+    progress: Progress,
+) -> Checked:
+    """Run the artifacts in a process of their own and measure what the manifest says of them.
+
+    Raises:
+        VerificationError: an integer node is off by more than its tolerance, a path that promises 0 LSB is not
+            exact, an op planned as int8 runs in float, or the runtime failed.
+    """
+    name = backend.spec.name
+    if unfused := backend.unfused(program, artifacts.int8):
+        raise VerificationError(
+            f"{name}: {len(unfused)} op(s) planned as int8 run in float after the runtime's own optimizer: "
+            f"{', '.join(unfused[:5])}."
+        )
+    paths = {INT8: artifacts.int8, EXPOSED: artifacts.exposed}
+    if artifacts.float is not None:
+        paths[FLOAT] = artifacts.float
+    with RemoteRuntime(name, paths, threads) as runtime:
+        nodes = _check_nodes(program, runtime, golden_inputs)
+        golden, golden_worst = _golden(program, runtime, golden_inputs)
+        end_to_end, predicted = _evaluate(program, runtime, data, parity_samples, progress)
+        _require_exact(name, end_to_end)
+        latency = _time(runtime, list(paths), golden_inputs, timed_runs)
+    scored = None if reference is None or reference.labels is None else accuracy(predicted, reference.labels)
+    agreement = None if reference is None else accuracy(predicted, reference.predicted)
+    return Checked(nodes, end_to_end, golden, golden_worst, scored, agreement, latency)
+
+
+def _check_nodes(program: Program, runtime: RemoteRuntime, inputs: Sequence[Tensor]) -> tuple[NodeParity, ...]:
+    arrays = [tensor.numpy() for tensor in inputs]
+    plain = runtime.run(INT8, arrays)
+    exposed = runtime.run(EXPOSED, arrays)
+    names = list(program.integer_values())
+    outputs, integers = exposed[: len(plain)], dict(zip(names, exposed[len(plain) :], strict=True))
+    for left, right in zip(plain, outputs, strict=True):
+        if not np.array_equal(left, right):
+            raise VerificationError(
+                f"{program.spec.name}: with its integers exposed, the artifact gives other outputs than without, "
+                "itself, so the node-by-node check would not speak of it."
+            )
+    nodes = compare_nodes(program, inputs, integers)
+    broken = [node for node in nodes if node.worst > node.allowed]
+    if broken:
+        worst = max(broken, key=lambda node: node.worst)
+        raise VerificationError(
+            f"{program.spec.name}: {len(broken)} of {len(nodes)} integer nodes differ from the simulator by more "
+            f"than allowed; worst {worst.worst} LSB (allowed {worst.allowed}) at {worst.name}, "
+            f"{worst.differing} of {worst.total} integers; first {broken[0].name}."
+        )
+    return nodes
+
+
+def _require_exact(name: str, end_to_end: EndToEnd) -> None:
+    if end_to_end.exact and end_to_end.worst_lsb > 0:
+        raise VerificationError(
+            f"{name}: every step promises 0 LSB, but the outputs differ by {end_to_end.worst_lsb} LSB "
+            f"({end_to_end.differing} of {end_to_end.total} integers)."
+        )
+
+
+def _golden(
+    program: Program, runtime: RemoteRuntime, inputs: Sequence[Tensor]
+) -> tuple[dict[str, Tensor], EndToEnd]:
+    """The simulator's outputs on the golden inputs, and how far the runtime is from them here."""
+    outputs = simulate(program, inputs).outputs
+    count = EndToEndCount(program)
+    count.add(runtime.run(INT8, [tensor.numpy() for tensor in inputs]), _arrays(outputs.values()))
+    return {name: tensor.contiguous() for name, tensor in outputs.items()}, count.result()
+
+
+def _evaluate(
+    program: Program, runtime: RemoteRuntime, data: Dataset, limit: int | None, progress: Progress
+) -> tuple[EndToEnd, np.ndarray]:
+    """Deployed outputs over `data`; the first `limit` samples are simulated too and compared."""
+    count = EndToEndCount(program)
+    predicted: list[np.ndarray] = []
+    done = 0
+    with progress.track(f"evaluate {program.spec.name}", data.count) as advance:
+        for batch in data:
+            deployed = runtime.run(INT8, [tensor.numpy() for tensor in batch.inputs])
+            if deployed[0].ndim == 2:
+                predicted.append(top1(deployed[0]))
+            for part, rows in _first(batch, limit, done):
+                simulated = _arrays(simulate(program, part).outputs.values())
+                count.add([output[rows] for output in deployed], simulated)
+            done += len(batch.inputs[0])
+            advance(done)
+    return count.result(), np.concatenate(predicted) if predicted else np.empty(0, dtype=np.int64)
+
+
+def _first(batch: Batch, limit: int | None, done: int) -> Iterator[tuple[tuple[Tensor, ...], slice]]:
+    size = len(batch.inputs[0])
+    wanted = size if limit is None else max(0, min(size, limit - done))
+    if wanted:
+        yield tuple(tensor[:wanted] for tensor in batch.inputs), slice(0, wanted)
+
+
+def _time(runtime: RemoteRuntime, keys: list[str], inputs: Sequence[Tensor], repeats: int) -> Latency | None:
+    if repeats == 0:
+        return None
+    keys = [key for key in keys if key != EXPOSED]
+    seconds = runtime.time(keys, [tensor[:1].numpy() for tensor in inputs], repeats)
+    int8 = statistics.median(seconds[INT8])
+    if FLOAT not in seconds:
+        return Latency(int8, None, None)
+    ratios = [f / i for f, i in zip(seconds[FLOAT], seconds[INT8], strict=True)]
+    return Latency(int8, statistics.median(seconds[FLOAT]), statistics.median(ratios))
+
+
+def _arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
+    with torch.no_grad():
+        return [tensor.numpy() for tensor in flatten_tensors(list(tensors))]

@@ -1,0 +1,104 @@
+"""Measured values -> manifest entries."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...backends.base import Backend
+from ..ir.nodes import placeholders
+from ..ir.passes import PassReport
+from ..ir.shapes import tensor_meta
+from ..quant.calibrate import CalibrationStats
+from .accuracy import Share
+from .check import Checked
+from .data import Dataset
+from .lower import FloatModel, Lowered
+from .manifest import (
+    CalibrationEntry,
+    OutputEntry,
+    ParityEntry,
+    PassEntry,
+    ShareEntry,
+    TargetEntry,
+    TensorEntry,
+)
+from .options import CompileOptions
+from .parity import output_qparams
+
+
+def share_entry(share: Share | None) -> ShareEntry | None:
+    if share is None:
+        return None
+    low, high = share.interval
+    return ShareEntry(hits=share.hits, total=share.total, low=round(low, 6), high=round(high, 6))
+
+
+def calibration_entry(stats: CalibrationStats, data: Dataset) -> CalibrationEntry:
+    return CalibrationEntry(method=stats.method, samples=stats.samples, sha256=data.fingerprint())
+
+
+def pass_entries(report: PassReport) -> tuple[PassEntry, ...]:
+    return tuple(
+        PassEntry(
+            name=name,
+            changes=result.changes,
+            skipped=tuple(f"{skip.node}: {skip.reason}" for skip in result.skipped),
+            max_error=report.max_error.get(name),
+            rolled_back=result.rolled_back,
+        )
+        for name, result in report.items()
+    )
+
+
+def input_entries(model: FloatModel, options: CompileOptions) -> tuple[TensorEntry, ...]:
+    """Name, dtype and shape of each input; the dynamic axes have size None."""
+    entries = []
+    for node in placeholders(model.gm):
+        meta = tensor_meta(node)
+        assert meta is not None
+        shape = tuple(None if axis in options.dynamic_axes else size for axis, size in enumerate(meta.shape))
+        entries.append(TensorEntry(name=node.name, dtype=_dtype(meta), shape=shape))
+    return tuple(entries)
+
+
+def target_entry(backend: Backend, lowered: Lowered, checked: Checked, options: CompileOptions) -> TargetEntry:
+    name = backend.spec.name
+    program, end = lowered.program, checked.end_to_end
+    outputs = [
+        OutputEntry(name=output, scale=qp.scale[0], zero_point=qp.zero_point[0])
+        if qp
+        else OutputEntry(name=output)
+        for output, qp in zip(program.outputs, output_qparams(program), strict=True)
+    ]
+    return TargetEntry(
+        artifact=f"{name}/{backend.artifact}",
+        float_artifact=f"{name}/float_{backend.artifact}" if options.float_artifact else None,
+        golden=f"golden/{name}.safetensors",
+        runtime=backend.versions(),
+        isa=", ".join(backend.spec.isa),
+        integer_ops=len(lowered.plan.ops),
+        float_ops=tuple(f"{skip.node}: {skip.reason}" for skip in lowered.plan.floats),
+        outputs=tuple(outputs),
+        passes=pass_entries(lowered.passes),
+        parity=ParityEntry(
+            nodes=len(checked.nodes),
+            nodes_exact=sum(node.worst == 0 for node in checked.nodes),
+            nodes_worst_lsb=max((node.worst for node in checked.nodes), default=0),
+            exact=end.exact,
+            worst_lsb=end.worst_lsb,
+            differing=end.differing,
+            total=end.total,
+            worst_float=end.worst_float,
+            flips=end.flips,
+            samples=end.samples,
+        ),
+        tolerance_lsb=0 if end.exact else max(1, checked.golden_worst.worst_lsb),
+        tolerance_float=max(1e-5, 2 * checked.golden_worst.worst_float),
+        accuracy=share_entry(checked.accuracy),
+        agreement=share_entry(checked.agreement),
+        notes=backend.spec.notes,
+    )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

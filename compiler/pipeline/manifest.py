@@ -1,0 +1,123 @@
+"""What a bundle says of itself: `manifest.json`, schema 1.
+
+Everything in it is determined by the model, the data, the options and the library versions, so that the same
+compilation gives the same bytes; latencies, which are not, are printed and never stored here.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from .preprocess import Preprocess
+
+SCHEMA_VERSION = 1
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Entry):
+    """One file of the bundle; `size` in bytes."""
+
+    sha256: str
+    size: int
+
+
+class TensorEntry(_Entry):
+    """One input of the model. `shape` has None where a size may vary."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class OutputEntry(_Entry):
+    """One output; `scale` and `zero_point` where it is a dequantized integer value."""
+
+    name: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class PassEntry(_Entry):
+    """What a pass did. `max_error`: largest output change relative to the output's magnitude, where checked."""
+
+    name: str
+    changes: int
+    skipped: tuple[str, ...] = ()
+    max_error: float | None = None
+    rolled_back: str | None = None
+
+
+class ParityEntry(_Entry):
+    """Simulated against deployed. (a) `nodes_*`: each integer node fed the runtime's own inputs.
+
+    (b) `worst_lsb`, `differing` of `total` integers and top-1 `flips` end to end over `samples`; `worst_float`
+    for outputs that are not quantized, relative to their magnitude. `exact`: every step promises 0 LSB.
+    """
+
+    nodes: int
+    nodes_exact: int
+    nodes_worst_lsb: int
+    exact: bool
+    worst_lsb: int
+    differing: int
+    total: int
+    worst_float: float
+    flips: int
+    samples: int
+
+
+class ShareEntry(_Entry):
+    """`hits` of `total`, with the 95 % interval (Wilson)."""
+
+    hits: int
+    total: int
+    low: float
+    high: float
+
+
+class TargetEntry(_Entry):
+    """One runtime's artifact. `tolerance_lsb` and `tolerance_float` are what `verify` allows between the runtime
+    and the golden outputs, which are the simulator's."""
+
+    artifact: str
+    float_artifact: str | None
+    golden: str
+    runtime: dict[str, str]
+    isa: str
+    integer_ops: int
+    float_ops: tuple[str, ...]
+    outputs: tuple[OutputEntry, ...]
+    passes: tuple[PassEntry, ...]
+    parity: ParityEntry
+    tolerance_lsb: int
+    tolerance_float: float
+    accuracy: ShareEntry | None = None
+    agreement: ShareEntry | None = None
+    notes: tuple[str, ...] = ()
+
+
+class CalibrationEntry(_Entry):
+    method: str
+    samples: int
+    sha256: str
+
+
+class Manifest(_Entry):
+    """The whole of `manifest.json`; `files` covers every other file of the bundle."""
+
+    schema_version: int = SCHEMA_VERSION
+    fxedge: str
+    model: str
+    model_sha256: str
+    inputs: tuple[TensorEntry, ...]
+    preprocess: Preprocess
+    calibration: CalibrationEntry
+    recipe: str
+    passes: tuple[PassEntry, ...]
+    float_accuracy: ShareEntry | None
+    golden_inputs: str
+    targets: dict[str, TargetEntry]
+    files: dict[str, FileEntry]

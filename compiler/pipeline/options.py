@@ -1,0 +1,30 @@
+"""The choices of a compilation that are not the model, the data or the targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..ir.capture import Tracer
+from ..quant.collectors import CollectorMethod
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """`keep_float` are globs over module paths and node names. `dynamic_axes` as in `capture`.
+
+    `golden_samples` is the number of calibration samples kept in the bundle as test vectors; `parity_samples`
+    the number of samples on which simulated and deployed are compared end to end (of the evaluation data where
+    there is some, else of the calibration data), None for all. `timed_runs` 0 leaves latency out.
+    """
+
+    calibration: CollectorMethod = field(default_factory=lambda: CollectorMethod.parse("minmax"))
+    recipe: str = "default"
+    keep_float: tuple[str, ...] = ()
+    per_tensor_weights: bool = False
+    tracer: Tracer = "export"
+    dynamic_axes: tuple[int, ...] = (0,)
+    float_artifact: bool = True
+    golden_samples: int = 4
+    parity_samples: int | None = 64
+    timed_runs: int = 20
+    threads: int = 1

@@ -1,0 +1,105 @@
+"""Artifacts run in a process of their own, driven from here.
+
+`torch.backends.quantized.engine`, thread counts and allocators are process-wide; a runtime that crashes must not
+take the compiler with it. `RemoteRuntime` is a context manager around one such child process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..ir.errors import VerificationError
+from .worker import read_message, write_message
+
+
+class RemoteRuntime:
+    """A child process with the runtime of `target` and the artifacts given, by key.
+
+    Raises:
+        VerificationError: an artifact does not load or run, or the process dies; with what it said.
+    """
+
+    def __init__(self, target: str, artifacts: Mapping[str, Path], threads: int = 1) -> None:
+        self._target = target
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        command = [sys.executable, "-m", f"{__package__}.worker", target, str(threads)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+        )
+        try:
+            for key, path in artifacts.items():
+                self._ask({"do": "load", "key": key, "path": str(path.resolve())})
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, key: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Outputs of artifact `key`, flattened in order."""
+        return self._ask({"do": "run", "key": key}, inputs)[1]
+
+    def time(
+        self, keys: Sequence[str], inputs: Sequence[np.ndarray], repeats: int = 20, warmup: int = 3
+    ) -> dict[str, list[float]]:
+        """Seconds of each of `repeats` interleaved runs, by key."""
+        request = {"do": "time", "keys": list(keys), "repeats": repeats, "warmup": warmup}
+        seconds: dict[str, list[float]] = self._ask(request, inputs)[0]["seconds"]
+        return seconds
+
+    def _ask(
+        self, request: dict[str, Any], arrays: Sequence[np.ndarray] = ()
+    ) -> tuple[dict[str, Any], list[np.ndarray]]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            write_message(self._process.stdin, request, arrays)  # type: ignore[arg-type]
+            answer = read_message(self._process.stdout)  # type: ignore[arg-type]
+        except (BrokenPipeError, ValueError) as error:
+            raise VerificationError(self._died(request)) from error
+        if answer is None:
+            raise VerificationError(self._died(request))
+        if "error" in answer[0]:
+            raise VerificationError(f"The {self._target} runtime could not {request['do']}: {answer[0]['error']}")
+        return answer
+
+    def _died(self, request: dict[str, Any]) -> str:
+        status = self._process.wait(timeout=30)
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        tail = " | ".join(said[-3:]) or "nothing"
+        return (
+            f"The process of the {self._target} runtime ended with status {status} when asked to "
+            f"{request['do']}; it said: {tail}"
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+    def __enter__(self) -> RemoteRuntime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._process.kill()
+        self.close()

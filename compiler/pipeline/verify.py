@@ -1,0 +1,95 @@
+"""`fxedge verify`: a bundle re-checked here: hashes first, then every artifact against its golden outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from ..ir.errors import BundleError, VerificationError
+from .bundle import read_bundle
+from .check import INT8
+from .driver import usable_backends
+from .manifest import Manifest, OutputEntry, TargetEntry
+from .progress import Progress, Silent
+from .runtime import RemoteRuntime
+
+
+@dataclass(frozen=True, slots=True)
+class TargetVerdict:
+    """One target: `passed`, or why not; `skipped` where its runtime is not installed."""
+
+    passed: bool
+    message: str
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    manifest: Manifest
+    verdicts: dict[str, TargetVerdict]
+
+    @property
+    def passed(self) -> bool:
+        """At least one artifact was run and none failed."""
+        ran = [verdict for verdict in self.verdicts.values() if not verdict.skipped]
+        return bool(ran) and all(verdict.passed for verdict in ran)
+
+
+def verify_bundle(
+    folder: Path, *, targets: tuple[str, ...] = (), threads: int = 1, progress: Progress | None = None
+) -> VerifyReport:
+    """Check hashes, then run each artifact (of `targets`, default all) on the golden inputs.
+
+    Raises:
+        BundleError: the bundle is damaged or names no such target. A runtime's disagreement is a verdict.
+    """
+    manifest = read_bundle(folder)
+    unknown = [name for name in targets if name not in manifest.targets]
+    if unknown:
+        raise BundleError(f"{folder} has no target {unknown[0]!r}; it has {', '.join(manifest.targets)}.")
+    names = targets or tuple(manifest.targets)
+    backends, missing = usable_backends(names)
+    verdicts: dict[str, TargetVerdict] = {}
+    with (progress or Silent()).track("verify", len(names)) as advance:
+        for done, name in enumerate(names):
+            if name in backends:
+                verdicts[name] = _verify_target(folder, manifest, name, threads)
+            else:
+                verdicts[name] = TargetVerdict(False, str(missing[name]), skipped=True)
+            advance(done + 1)
+    return VerifyReport(manifest, verdicts)
+
+
+def _verify_target(folder: Path, manifest: Manifest, name: str, threads: int) -> TargetVerdict:
+    entry = manifest.targets[name]
+    inputs = load_file(folder / manifest.golden_inputs)
+    golden = load_file(folder / entry.golden)
+    try:
+        with RemoteRuntime(name, {INT8: folder / entry.artifact}, threads) as runtime:
+            outputs = runtime.run(INT8, [inputs[tensor.name] for tensor in manifest.inputs])
+    except VerificationError as error:
+        return TargetVerdict(False, str(error))
+    worst = [
+        _difference(output, deployed, golden[output.name], entry)
+        for output, deployed in zip(entry.outputs, outputs, strict=True)
+    ]
+    failed = [text for within, text in worst if not within]
+    return TargetVerdict(not failed, "; ".join(failed or [text for _, text in worst]))
+
+
+def _difference(
+    output: OutputEntry, deployed: np.ndarray, golden: np.ndarray, entry: TargetEntry
+) -> tuple[bool, str]:
+    if deployed.shape != golden.shape:
+        return False, f"{output.name} has shape {list(deployed.shape)}, not {list(golden.shape)}"
+    off = np.abs(deployed.astype(np.float64) - golden.astype(np.float64)).max(initial=0.0)
+    if output.scale is not None:
+        lsb = round(float(off) / output.scale)
+        text = f"{output.name} is {lsb} LSB from the golden outputs (allowed {entry.tolerance_lsb})"
+        return lsb <= entry.tolerance_lsb, text
+    relative = float(off) / max(float(np.abs(golden).max(initial=0.0)), 1e-12)
+    text = f"{output.name} is {relative:.2g} of its magnitude from the golden outputs (allowed "
+    return relative <= entry.tolerance_float, f"{text}{entry.tolerance_float:.2g})"
