@@ -136,7 +136,7 @@ def _check_nodes(program: Program, runtime: RemoteRuntime, inputs: Sequence[Tens
         if not np.array_equal(left, right):
             raise VerificationError(
                 f"{program.spec.name}: with its integers exposed, the artifact gives other outputs than without, "
-                "itself, so the node-by-node check would not speak of it."
+                "so the node-by-node check would not speak of it."
             )
     nodes = compare_nodes(program, inputs, integers)
     broken = [node for node in nodes if node.worst > node.allowed]
