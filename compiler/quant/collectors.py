@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..ir.errors import CalibrationError, InputError
 from .histogram import Histogram
-from .qparams import QSpec, choose_channel_qparams, dequantize, quantize
+from .qparams import QSpec, choose_channel_qparams, quantize
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -236,28 +236,25 @@ def percentile_range(histogram: Histogram, spec: QSpec, percent: float) -> tuple
 
 
 def mse_range(histogram: Histogram, spec: QSpec) -> tuple[float, float]:
-    """The range whose quantization by `spec` has the smallest mean squared error, a bin taken at its centre.
+    """The range whose quantization by `spec` has the smallest mean squared error, elements spread over bins.
 
-    The root of that error differs from the elements' own by at most half a bin width. A candidate clips at
-    a fraction of the observed minimum and another of the maximum (for data of one sign or a symmetric
-    `spec`: at one fraction of the larger magnitude). The full range is one of them; the best is refined
-    between its neighbours, twice.
+    The root of that error differs from the elements' own by at most a bin width over the root of 3. A
+    candidate clips at a fraction of the observed minimum and another of the maximum (for data of one sign or
+    a symmetric `spec`: at one fraction of the larger magnitude). The full range is one of them; the best is
+    refined between its neighbours, three times.
     """
     one_fraction = spec.symmetric or not histogram.low < 0 < histogram.high
-    coarse, fine = (64, 8) if one_fraction else (16, 4)
-    fractions, step = 1 - torch.arange(coarse, dtype=torch.float64) / coarse, 1 / coarse
-    best, best_error = torch.ones(2, dtype=torch.float64), math.inf
-    for level in range(3):
-        if level:
-            offsets = torch.arange(-fine, fine + 1, dtype=torch.float64) * (step / fine)
-            pairs, step = best + _pairs(offsets, one_fraction), step / fine
-        else:
-            pairs = _pairs(fractions, one_fraction)
-        pairs = pairs.clamp(1 / len(histogram.counts), 1)
+    coarse, fine = (48, 6) if one_fraction else (12, 3)
+    tried, step = 1 - torch.arange(coarse, dtype=torch.float64) / coarse, 1 / coarse
+    best, least = torch.zeros(2, dtype=torch.float64), math.inf
+    for _ in range(4):
+        pairs = (best + _pairs(tried, one_fraction)).clamp(1 / len(histogram.counts), 1)
         errors = _squared_errors(histogram, *_clip(histogram, pairs, one_fraction), spec)
         at = int(errors.argmin())
-        if errors[at] < best_error:
-            best, best_error = pairs[at], errors[at].item()
+        if errors[at] < least:
+            best, least = pairs[at], errors[at].item()
+        step /= fine
+        tried = torch.arange(-fine, fine + 1, dtype=torch.float64) * step
     low, high = _clip(histogram, best[None], one_fraction)
     return low.item(), high.item()
 
@@ -276,13 +273,20 @@ def _clip(histogram: Histogram, fractions: Tensor, one_fraction: bool) -> tuple[
 
 
 def _squared_errors(histogram: Histogram, lows: Tensor, highs: Tensor, spec: QSpec) -> Tensor:
-    """float64 [candidates]: the mean squared error of quantizing by `spec` with each range."""
-    counts = histogram.counts[: histogram.used]
-    filled = counts > 0
-    centres = histogram.centres()[filled].float().expand(len(lows), -1)
+    """float64 [candidates]: the mean squared error of quantizing by `spec` with each range.
+
+    The error of u = x / scale is u - q, q its integer; its square's integral is q / 12 + (u - q)^3 / 3,
+    continuous where q changes and true where q is clamped, so the difference of two edges is a bin's exactly.
+    """
+    edges, counts = histogram.edges(), histogram.counts[: histogram.used]
     qp = choose_channel_qparams(lows, highs, spec, axis=0)
-    off = dequantize(quantize(centres, qp), qp) - centres
-    return off.double().square() @ (counts[filled].double() / counts.sum())
+    scale = qp.scale_tensor().double()[:, None]
+    integer = quantize(edges.float().expand(len(lows), -1), qp) - qp.zero_point_tensor()[:, None]
+    off = edges / scale - integer
+    integral = integer / 12 + off**3 / 3
+    width = edges.diff() / scale
+    mean = torch.where(width > 0, integral.diff() / width, off[:, :-1] ** 2)
+    return (mean @ (counts / counts.sum()).double()) * scale[:, 0] ** 2
 
 
 def entropy_range(histogram: Histogram, spec: QSpec) -> tuple[float, float]:

@@ -7,8 +7,7 @@ built with the final width, whatever the order and the batches in which the data
 below any use: a negative value smaller than `width * 2**-126` counts as zero.)
 
 Resolution: the bins span zero and the data, and more than half of them are in use, so that
-`width <= span / (bins / 2 - 1)` (unless the span is below `bins * 2**-126`). A value lies at most `width / 2`
-from the centre of its bin.
+`width <= span / (bins / 2 - 1)` (unless the span is below `bins * 2**-126`).
 
 Memory: 8 bytes a bin, 16 KiB for 2048 bins, however many elements were seen. Counting needs three scratch
 buffers of 128 KiB while it runs.
@@ -53,10 +52,10 @@ class Histogram:
         """Bins from `first` to the one that holds the largest value or zero; the rest are empty."""
         return _bin_of(max(self.high, 0.0), self.exponent) - self.first + 1
 
-    def centres(self) -> Tensor:
-        """float64 [used]: the middle of each bin, within the observed values."""
-        middle = (torch.arange(self.used, dtype=torch.float64) + self.first + 0.5) * self.width
-        return middle.clamp(self.low, self.high)
+    def edges(self) -> Tensor:
+        """float64 [used + 1]: where each bin starts and the last one ends, within the observed values."""
+        edges = (torch.arange(self.used + 1, dtype=torch.float64) + self.first) * self.width
+        return edges.clamp(self.low, self.high)
 
     def add(self, values: Tensor, low: float, high: float) -> None:
         """Count `values` (float, one axis, not empty); `low` and `high` are their smallest and largest."""

@@ -59,7 +59,7 @@ def test_counts_past_what_a_float32_counter_holds():
 def test_zero_is_an_edge_for_the_smallest_values():
     histogram = filled(torch.tensor([-1.0, -1e-30, 0.0, 1e-30, 1.0]), bins=4)
     assert (histogram.width, histogram.first, histogram.counts.tolist()) == (1.0, -1, [2, 2, 1, 0])
-    assert histogram.centres().tolist() == [-0.5, 0.5, 1.0]
+    assert histogram.edges().tolist() == [-1.0, 0.0, 1.0, 1.0]
 
 
 def test_growth_merges_pairs_and_keeps_zero():
@@ -76,7 +76,7 @@ def test_all_zeros_then_the_largest_float():
     histogram = filled(torch.zeros(5), torch.tensor([-largest, largest]))
     assert histogram.counts.sum() == 7
     assert histogram.counts[-histogram.first] == 5
-    assert histogram.centres().float().isfinite().all()
+    assert (histogram.edges()[0], histogram.edges()[-1]) == (-largest, largest)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
