@@ -55,7 +55,7 @@ def capture(
         gm = _from_program(program)
     elif isinstance(model, ExportedProgram):
         gm = _from_program(model)
-    elif isinstance(model, fx.GraphModule) and _is_aten(model):
+    elif isinstance(model, fx.GraphModule) and _is_captured(model):
         gm = _from_graph(model, _output_structure(model))
     elif isinstance(model, nn.Module):
         gm = _from_program(_export(model, inputs, tracer, dynamic_axes))
@@ -217,14 +217,14 @@ def _plain(value: Any) -> Any:
     )
 
 
-def _is_aten(gm: fx.GraphModule) -> bool:
-    calls = [node for node in gm.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
-    return all(
-        node.op == "call_function"
-        and (isinstance(node.target, OpOverload) or getattr(node.target, "__module__", "") == "_operator")
-        and node.target is not operator.add
-        for node in calls
-    ) and any(isinstance(node.target, OpOverload) for node in calls)
+def _is_captured(gm: fx.GraphModule) -> bool:
+    """Whether a GraphModule is calls of aten overloads already, with the shapes that an export recorded."""
+    for node in gm.graph.nodes:
+        if node.op in ("placeholder", "call_function") and "val" not in node.meta:
+            return False
+        if node.op in ("call_module", "call_method"):
+            return False
+    return any(isinstance(node.target, OpOverload) for node in gm.graph.nodes)
 
 
 def _check(gm: fx.GraphModule) -> None:

@@ -8,7 +8,7 @@ Dead code, lint, recompilation, verification and the check of the `numerics` pro
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -82,7 +82,7 @@ class PassReport(Mapping[str, PassResult]):
     def __getitem__(self, name: str) -> PassResult:
         return self.results[name]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[str]:
         return iter(self.results)
 
     def __len__(self) -> int:
@@ -131,6 +131,7 @@ def _run_one(
         verify(gm, item.requires)
         result = item.run(gm, ctx)
         clean_up(gm)
+        _forget_stale_shapes(gm, before.graph)
         verify(gm, item.ensures)
     except FxedgeError as error:
         before.restore(gm, ctx)
@@ -147,6 +148,18 @@ def clean_up(gm: fx.GraphModule) -> None:
     gm.graph.eliminate_dead_code()
     prune_constants(gm)
     gm.recompile()
+
+
+def _forget_stale_shapes(gm: fx.GraphModule, before: fx.Graph) -> None:
+    """A node that a pass rewired no longer knows its shape; `shapes.annotate` computes it again."""
+    known = {node.name: _call_text(node) for node in before.nodes}
+    for node in gm.graph.nodes:
+        if node.op == "call_function" and known.get(node.name) != _call_text(node):
+            node.meta.pop("val", None)
+
+
+def _call_text(node: fx.Node) -> tuple[object, str, str]:
+    return node.target, str(node.args), str(node.kwargs)
 
 
 def evaluate(gm: fx.GraphModule, inputs: Iterable[Tensor]) -> list[Tensor]:

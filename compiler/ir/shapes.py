@@ -1,40 +1,59 @@
 """Shapes and dtypes of every value, recorded on the nodes.
 
-`annotate` runs the graph once on example inputs and stores a meta tensor (shape and dtype, no data) in
-`node.meta["val"]`, the key that torch.export uses. Passes drop or invalidate it, so planners annotate first.
+Capture leaves a fake tensor (shape and dtype, no data; symbolic sizes on the dynamic axes) on every node, in
+`node.meta["val"]`, the key that torch.export uses. Nodes that passes make have none: `annotate` fills them in,
+and recomputes what depends on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from .constants import constant
+from .nodes import placeholders
 
 
-def annotate(gm: fx.GraphModule, example_inputs: Sequence[Tensor]) -> None:
-    """Record the shape and dtype that every node gives for `example_inputs`; axis 0 shows the example's batch."""
-    with torch.no_grad():
-        _Recorder(gm).run(*example_inputs)
+def annotate(gm: fx.GraphModule) -> None:
+    """Fill in what is missing; a node whose inputs turn out to have another shape or dtype is recomputed.
+
+    Raises:
+        ValueError: a placeholder has no fake tensor: the graph did not come from `capture`.
+    """
+    inputs = [node.meta.get("val") for node in placeholders(gm)]
+    for node, value in zip(placeholders(gm), inputs, strict=True):
+        if not isinstance(value, FakeTensor):
+            raise ValueError(f"the shape of input {node.name} is not known; capture the model with fxedge.capture")
+    mode = inputs[0].fake_mode if inputs else FakeTensorMode()  # type: ignore[union-attr]
+    changed: set[fx.Node] = set()
+    with torch.no_grad(), mode:
+        for node in gm.graph.nodes:
+            if node.op == "call_function" and ("val" not in node.meta or changed & set(node.all_input_nodes)):
+                before, node.meta["val"] = node.meta.get("val"), _result(gm, node, mode)
+                if before is None or not _same_type(before, node.meta["val"]):
+                    changed.add(node)
 
 
 def tensor_meta(node: fx.Node) -> Tensor | None:
-    """A meta tensor with the node's shape and dtype; None where it gives no tensor or was not annotated."""
+    """A fake tensor with the node's shape and dtype; None where it gives no tensor or was not annotated."""
     value = node.meta.get("val")
     return value if isinstance(value, Tensor) else None
 
 
-class _Recorder(fx.Interpreter):
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        n.meta["val"] = _without_data(result)
-        return result
+def _result(gm: fx.GraphModule, node: fx.Node, mode: FakeTensorMode) -> Any:
+    def value(argument: fx.Node) -> Any:
+        if (tensor := constant(gm, argument)) is not None:
+            return mode.from_tensor(tensor, static_shapes=True)
+        return argument.meta["val"]
+
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _without_data(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return torch.empty_like(value, device="meta")
-    if isinstance(value, (tuple, list)):
-        return tuple(_without_data(item) for item in value)
-    return value
+def _same_type(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return left.shape == right.shape and left.dtype == right.dtype
+    return False

@@ -53,11 +53,10 @@ def prepare(model: Capturable, examples: Sequence[Tensor], options: CompileOptio
     if options.recipe not in RECIPES:
         raise InputError(f"Unknown recipe {options.recipe!r}; allowed: {', '.join(RECIPES)}.")
     gm = capture(model, examples, tracer=options.tracer, dynamic_axes=options.dynamic_axes)
-    annotate(gm, examples)
     stats = ChannelStats()
     ctx = PassContext(example_inputs=tuple(examples), channel_stats=stats)
     report = run_passes(gm, RECIPES[options.recipe], ctx)
-    annotate(gm, examples)
+    annotate(gm)
     return FloatModel(gm, tuple(examples), report, ctx.channel_stats or stats)
 
 
@@ -89,7 +88,6 @@ def lower(model: FloatModel, spec: TargetSpec, plan: Plan, stats: CalibrationSta
     gm = copy_graph(model.gm)
     ctx = PassContext(target=spec, example_inputs=model.examples)
     report = run_passes(gm, [InsertQdq(plan, stats), CleanQdq()], ctx)
-    annotate(gm, model.examples)
     return Lowered(plan, build_program(gm, spec), report)
 
 
