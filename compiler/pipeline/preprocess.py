@@ -29,9 +29,7 @@ from torch import Tensor
 from ..ir.errors import InputError
 
 Layout = Literal["NHWC", "NCHW", "none"]
-DataType = Literal[
-    "bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float16", "float32", "float64"
-]
+DataType = Literal["bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float16", "float32", "float64"]
 _CHANNEL_AXIS = {"NHWC": 3, "NCHW": 1}
 
 
@@ -40,7 +38,8 @@ class Preprocess(BaseModel):
 
     `mean` and `std` have one value for each channel, or one for all, or none; with layout "none" one or none.
     `scale` multiplies raw values and may be written as a fraction, "1/255". `layout` and `dtype` describe the
-    raw data; `dtype` None accepts what the data holds. `size` is (H, W).
+    raw data (of a folder of images they are known: NHWC, uint8); `dtype` None accepts what the data holds.
+    `size` is (H, W), `color` "rgb" or "gray": both for folders of images.
 
     Raises:
         InputError: a value is not allowed, or `mean` and `std` differ in length.
@@ -68,11 +67,11 @@ class Preprocess(BaseModel):
 
         Raises:
             InputError: `raw` has another dtype or rank, another number of channels than `mean` or `std`,
-                or another height and width than `size`.
+                or another height and width than `size`; or layout "none" meets a mean for each channel.
         """
         self._check(raw, name)
         if self.is_identity and raw.dtype.kind in "biu":
-            return torch.from_numpy(np.array(raw))
+            return torch.from_numpy(np.array(raw, dtype=raw.dtype.newbyteorder("=")))
         if self.layout == "NHWC":
             raw = raw.transpose(0, 3, 1, 2)
         x = np.array(raw, dtype=np.float32, order="C")
@@ -95,6 +94,11 @@ class Preprocess(BaseModel):
                 f"declare dtype {raw.dtype.name}, or convert the data"
             )
         if self.layout == "none":
+            if max(len(self.mean), len(self.std)) > 1:
+                raise InputError(
+                    f'{name} is declared to have layout "none", which has no channel axis, so mean and std may '
+                    f"have one value each, not {max(len(self.mean), len(self.std))}: declare NHWC or NCHW"
+                )
             return
         if raw.ndim != 4:
             raise InputError(
@@ -129,9 +133,7 @@ class Preprocess(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if _float32(self.scale) == 0 or not math.isfinite(_float32(self.scale)):
-            raise ValueError(
-                f"scale is {self.scale}: give a number that is neither 0 nor infinite in float32"
-            )
+            raise ValueError(f"scale is {self.scale}: give a number that is neither 0 nor infinite in float32")
         if any(not math.isfinite(_float32(value)) for value in (*self.mean, *self.std)):
             raise ValueError("mean and std must be finite in float32")
         if any(_float32(value) <= 0 for value in self.std):
@@ -140,11 +142,6 @@ class Preprocess(BaseModel):
             raise ValueError(
                 f"mean has {len(self.mean)} values and std has {len(self.std)}: "
                 "give as many of one as of the other"
-            )
-        if self.layout == "none" and max(len(self.mean), len(self.std)) > 1:
-            raise ValueError(
-                'layout "none" has no channel axis, so mean and std may have one value each: '
-                "give one, or layout NHWC or NCHW"
             )
         if self.size is not None and min(self.size) < 1:
             raise ValueError(f"size is {self.size}: height and width must be at least 1")

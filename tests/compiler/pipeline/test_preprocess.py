@@ -52,6 +52,12 @@ def test_token_ids_pass_unchanged(dtype: type):
     np.testing.assert_array_equal(result.numpy(), ids)
 
 
+def test_big_endian_integers_pass_in_native_order():
+    result = Preprocess().apply(np.array([1, 2], dtype=">i4"))
+    assert result.dtype is torch.int32
+    assert result.tolist() == [1, 2]
+
+
 def test_integers_become_float_once_a_step_or_a_layout_is_declared():
     ids = np.arange(24, dtype=np.int64).reshape(2, 3, 2, 2)
     assert Preprocess(scale=0.5).apply(ids).dtype is torch.float32
@@ -89,6 +95,12 @@ APPLY_ERRORS = [
         "images is 4 x 4 (H x W), but the declared size is 4 x 5: "
         "only images from a folder are resized; resize the data, or drop the size",
     ),
+    (
+        Preprocess(mean=(0.5, 0.5, 0.5)),
+        pixels(1, 3, 4, 4),
+        'images is declared to have layout "none", which has no channel axis, so mean and std may '
+        "have one value each, not 3: declare NHWC or NCHW",
+    ),
 ]
 
 
@@ -103,11 +115,6 @@ OPTION_ERRORS = [
     (
         {"mean": (0.5, 0.5), "std": (1.0,), "layout": "NHWC"},
         "mean has 2 values and std has 1: give as many of one as of the other",
-    ),
-    (
-        {"mean": (0.5, 0.5, 0.5)},
-        'layout "none" has no channel axis, so mean and std may have one value each: '
-        "give one, or layout NHWC or NCHW",
     ),
     ({"std": (0.0,)}, "std is (0.0,): every value must be above 0"),
     ({"std": (1e-60,)}, "std is (1e-60,): every value must be above 0"),

@@ -76,9 +76,7 @@ def test_a_failed_import_leaves_nothing_behind(tmp_path: Path):
 
 def test_installed_packages_below_the_folder_are_no_neighbours(tmp_path: Path):
     write(tmp_path / "site-packages" / "dep_fx.py", "VALUE = 5\n")
-    text = (
-        f"import sys\nsys.path.append({str(tmp_path / 'site-packages')!r})\nimport dep_fx\nsys.path.pop()\n"
-    )
+    text = f"import sys\nsys.path.append({str(tmp_path / 'site-packages')!r})\nimport dep_fx\nsys.path.pop()\n"
     path = write(tmp_path / "m.py", text)
     other = write(tmp_path / "other" / "m.py", "X = 1\n")
     load_python_object(f"{path}:dep_fx")
