@@ -71,7 +71,7 @@ def calibrate(
     with torch.no_grad():
         for batch in batches:
             _check_inputs(gm, batch, samples)
-            observer.run(*batch)
+            observer.run(*(_channels_last(tensor) for tensor in batch))
             samples += batch[0].shape[0]
             if progress is not None:
                 progress(samples)
@@ -119,6 +119,11 @@ def _check_inputs(gm: fx.GraphModule, batch: Sequence[Tensor], samples: int) -> 
                 f"Input {node.target} of the calibration batch after sample {samples} is "
                 f"{_type_text(tensor)}; the model was captured with {_type_text(meta)}."
             )
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Images in the memory order in which convolutions on a CPU run about twice as fast."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _type_text(tensor: Tensor) -> str:
