@@ -1,0 +1,9 @@
+"""The graph rewrites: one pass in each file, named after it; files with a leading underscore are shared parts."""
+
+from .canonicalize import Canonicalize
+from .clean_qdq import CleanQdq
+from .fold_batch_norm import FoldBatchNorm
+from .fuse_activation import FuseActivation
+from .insert_qdq import InsertQdq
+
+__all__ = ["Canonicalize", "CleanQdq", "FoldBatchNorm", "FuseActivation", "InsertQdq"]

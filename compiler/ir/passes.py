@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .constants import constants, prune_constants, set_constant
 from .errors import FxedgeError, PassError
-from .nodes import output_node
+from .nodes import output_node, placeholders
+from .shapes import annotate
 from .stages import Stage, verify
 
 if TYPE_CHECKING:  # the context carries values of the next room; ir itself never uses them
@@ -63,6 +65,9 @@ class PassContext:
 
 
 class Pass(Protocol):
+    """What a pass is. A node that it rewires keeps the shape in `meta["val"]`: a pass that gives a value another
+    shape deletes that entry, and the runner computes what is missing and what depends on it."""
+
     name: ClassVar[str]
     requires: ClassVar[Stage]
     ensures: ClassVar[Stage]
@@ -131,8 +136,9 @@ def _run_one(
         verify(gm, item.requires)
         result = item.run(gm, ctx)
         clean_up(gm)
-        _forget_stale_shapes(gm, before.graph)
         verify(gm, item.ensures)
+        if result.changes and item.ensures is Stage.FLOAT:
+            _complete_shapes(gm)
     except FxedgeError as error:
         before.restore(gm, ctx)
         raise PassError(f"Pass {item.name} failed (passes before it: {ran}): {error}") from error
@@ -150,16 +156,10 @@ def clean_up(gm: fx.GraphModule) -> None:
     gm.recompile()
 
 
-def _forget_stale_shapes(gm: fx.GraphModule, before: fx.Graph) -> None:
-    """A node that a pass rewired no longer knows its shape; `shapes.annotate` computes it again."""
-    known = {node.name: _call_text(node) for node in before.nodes}
-    for node in gm.graph.nodes:
-        if node.op == "call_function" and known.get(node.name) != _call_text(node):
-            node.meta.pop("val", None)
-
-
-def _call_text(node: fx.Node) -> tuple[object, str, str]:
-    return node.target, str(node.args), str(node.kwargs)
+def _complete_shapes(gm: fx.GraphModule) -> None:
+    """Shapes of the nodes that a pass made; a graph that came without shapes stays without."""
+    if all(isinstance(node.meta.get("val"), FakeTensor) for node in placeholders(gm)):
+        annotate(gm)
 
 
 def evaluate(gm: fx.GraphModule, inputs: Iterable[Tensor]) -> list[Tensor]:
