@@ -26,7 +26,7 @@ def write_message(stream: BinaryIO, header: dict[str, Any], arrays: Sequence[np.
     """One line of JSON with the number of arrays, then the arrays in NPY format."""
     stream.write(json.dumps(header | {"arrays": len(arrays)}).encode() + b"\n")
     for array in arrays:
-        np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+        np.lib.format.write_array(_Bytes(stream), np.ascontiguousarray(array), allow_pickle=False)
     stream.flush()
 
 
@@ -36,8 +36,16 @@ def read_message(stream: BinaryIO) -> tuple[dict[str, Any], list[np.ndarray]] | 
     if not line:
         return None
     header = json.loads(line)
-    arrays = [np.lib.format.read_array(stream, allow_pickle=False) for _ in range(header["arrays"])]
+    arrays = [np.lib.format.read_array(_Bytes(stream), allow_pickle=False) for _ in range(header["arrays"])]
     return header, arrays
+
+
+class _Bytes:
+    """A stream that numpy does not take for a file on disk: it would ask a pipe for its position."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.read = stream.read
+        self.write = stream.write
 
 
 class _Session:

@@ -1,0 +1,209 @@
+"""The command line: `fxedge compile | verify | inspect | targets | doctor`.
+
+Results go to stdout, everything else to stderr. Errors are one paragraph; `exits` lists the exit statuses.
+Commands import what they need when they run, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ... import __version__
+from . import exits, flags
+
+app = typer.Typer(
+    name="fxedge",
+    help="Compile PyTorch models to verified int8 artifacts for edge runtimes.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status; errors are on stderr by then."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    command = typer.main.get_command(app)
+    try:
+        with exits.sigterm_unwinds(), _quiet_libraries():
+            status = command(args=list(arguments), prog_name="fxedge", standalone_mode=False)
+            sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        return exits.report_exception(error)
+    return status if isinstance(status, int) else exits.DONE
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep library warnings and log lines out of the output; -W and PYTHONWARNINGS bring warnings back."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fxedge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _fxedge(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("compile")
+def compile_command(
+    model: flags.Model = None,
+    weights: flags.Weights = None,
+    calib: flags.Calib = None,
+    eval: flags.Eval = None,
+    target: flags.Target = None,
+    output: flags.Output = None,
+    config: flags.Config = None,
+    calibration: flags.Calibration = None,
+    recipe: flags.Recipe = None,
+    per_tensor: flags.PerTensor = None,
+    tracer: flags.Tracer = None,
+    dynamic_axes: flags.DynamicAxes = None,
+    static: flags.Static = False,
+    batch_size: flags.BatchSize = None,
+    limit: flags.Limit = None,
+    eval_limit: flags.EvalLimit = None,
+    mean: flags.Mean = None,
+    std: flags.Std = None,
+    scale: flags.Scale = None,
+    layout: flags.Layout = None,
+    dtype: flags.Dtype = None,
+    size: flags.Size = None,
+    color: flags.Color = None,
+    keep_float: flags.KeepFloat = None,
+    float: flags.Float = None,
+    threads: flags.Threads = None,
+    parity_samples: flags.ParitySamples = None,
+    timed_runs: flags.TimedRuns = None,
+    force: flags.Force = None,
+    json: flags.Json = None,
+    quiet: flags.Quiet = None,
+) -> None:
+    """Compile MODEL into a verified bundle, one int8 artifact for each target."""
+    given = dict(locals())
+    from .compiling import run_compile
+    from .config import make_config
+    from .summary import print_summary, to_json
+    from .tables import make_console, print_json
+
+    chosen = make_config(flags.gather(given), config)
+    outcome = run_compile(chosen)
+    if chosen.as_json:
+        print_json(to_json(outcome))
+    else:
+        print_summary(make_console(), outcome)
+    raise typer.Exit(outcome.status)
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that fxedge compile wrote.")],
+    target: flags.VerifyTargets = None,
+    threads: flags.Threads = 1,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Check a bundle: its hashes, then every artifact on the installed runtime against the golden outputs."""
+    from .tables import make_console, print_json
+    from .verifying import print_verdicts, run_verify, verdict_status, verdicts_json
+
+    chosen = flags.comma_list(target) or ()
+    report = run_verify(bundle, chosen, threads=threads or 1, quiet=bool(quiet))
+    if json:
+        print_json(verdicts_json(report))
+    else:
+        print_verdicts(make_console(), bundle, report)
+    raise typer.Exit(verdict_status(report, named=bool(chosen)))
+
+
+@app.command()
+def inspect(
+    source: Annotated[str, typer.Argument(metavar="MODEL|BUNDLE", help="As for compile, or a bundle's folder.")],
+    target: flags.Targets = None,
+    weights: flags.Weights = None,
+    calib: flags.Calib = None,
+    config: flags.Config = None,
+    calibration: flags.Calibration = None,
+    recipe: flags.Recipe = None,
+    per_tensor: flags.PerTensor = None,
+    tracer: flags.Tracer = None,
+    dynamic_axes: flags.DynamicAxes = None,
+    static: flags.Static = False,
+    batch_size: flags.BatchSize = None,
+    limit: flags.Limit = None,
+    mean: flags.Mean = None,
+    std: flags.Std = None,
+    scale: flags.Scale = None,
+    layout: flags.Layout = None,
+    dtype: flags.Dtype = None,
+    size: flags.Size = None,
+    color: flags.Color = None,
+    keep_float: flags.KeepFloat = None,
+    json: flags.Json = None,
+    quiet: flags.Quiet = None,
+) -> None:
+    """Show a model's graph and passes, the plan for --target, and ranges where data are given; or a bundle."""
+    given = dict(locals())
+    from ..pipeline.bundle import read_bundle
+    from .config import make_config
+    from .inspecting import inspect_model, inspection_json, print_inspection, print_manifest
+    from .tables import make_console, print_json
+
+    if Path(source).is_dir():
+        manifest = read_bundle(Path(source))
+        print_json(manifest.model_dump(mode="json")) if json else print_manifest(make_console(), manifest)
+        return
+    found = inspect_model(make_config(flags.gather(given) | {"model": source, "target": target or ()}, config))
+    print_json(inspection_json(found)) if json else print_inspection(make_console(), found)
+
+
+@app.command()
+def targets(json: flags.Json = False) -> None:
+    """List the targets: what they accept, how exactly their arithmetic is known, whether they run here."""
+    from .tables import make_console, print_json
+    from .targets import describe_targets, print_targets
+
+    found = describe_targets()
+    print_json(found) if json else print_targets(make_console(), found)
+
+
+@app.command()
+def doctor(json: flags.Json = False) -> None:
+    """Say what is installed, what the processor can do, and which targets can be used."""
+    from .doctor import examine, print_findings
+    from .tables import make_console, print_json
+
+    found = examine()
+    print_json(found.to_json()) if json else print_findings(make_console(), found)
