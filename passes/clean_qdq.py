@@ -27,29 +27,23 @@ class CleanQdq:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
         changes = 0
+        seen: dict[tuple[object, ...], fx.Node] = {}
         for node in list(gm.graph.nodes):
             if not is_quantize(node):
                 continue
-            same = _same_integers(node)
-            if same is not None:
+            same = _undone(node) or seen.setdefault((node.target, *node.args), node)
+            if same is not node:
                 node.replace_all_uses_with(same)
                 gm.graph.erase_node(node)
                 changes += 1
         return PassResult(changes)
 
 
-def _same_integers(node: fx.Node) -> fx.Node | None:
-    """An earlier node that already holds exactly the integers of `node`, or None."""
+def _undone(node: fx.Node) -> fx.Node | None:
+    """The quantize node whose integers `node` only gives back, or None."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    if is_dequantize(source) and source.args[1:] == node.args[1:] and is_quantize(source.args[0]):
-        inner = source.args[0]
-        assert isinstance(inner, fx.Node)
-        if inner.args[1:] == node.args[1:]:
-            return inner
-    for user in source.users:
-        if user is node:
-            return None
-        if user.target is node.target and user.args == node.args:
-            return user
-    return None
+    inner = source.args[0] if is_dequantize(source) else None
+    if not isinstance(inner, fx.Node) or inner.target is not node.target:
+        return None
+    return inner if inner.args[1:] == source.args[1:] == node.args[1:] else None

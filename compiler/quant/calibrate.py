@@ -61,11 +61,12 @@ def calibrate(
     `progress` gets the number of samples done.
 
     Raises:
-        CalibrationError: no data, a NaN or infinity (with the edge), an input of the wrong shape, or a group
-            that saw no data.
+        CalibrationError: no data, a NaN or infinity (with the edge), an input of the wrong number, shape or dtype,
+            or a group that saw no data.
     """
-    wanted = {range_key(group) for plan in plans for group in plan.groups if group.fixed is None}
-    collectors = {key: make_collector(method) for key in wanted}
+    collectors = {
+        range_key(group): make_collector(method) for plan in plans for group in plan.groups if group.fixed is None
+    }
     observer = _Observer(gm, collectors)
     samples = 0
     with torch.no_grad():
@@ -83,6 +84,7 @@ def calibrate(
 class _Observer(fx.Interpreter):
     def __init__(self, gm: fx.GraphModule, collectors: Mapping[RangeKey, Collector]) -> None:
         super().__init__(gm)
+        self.extra_traceback = False  # fx would add its own lines to every message
         self._collectors: dict[str, list[Collector]] = {}
         for (observed, _), collector in collectors.items():
             for name in observed:
@@ -114,7 +116,7 @@ def _check_inputs(gm: fx.GraphModule, batch: Sequence[Tensor], samples: int) -> 
         meta = tensor_meta(node)
         if meta is None:
             continue
-        if tensor.ndim != meta.ndim or tensor.dtype != meta.dtype:
+        if tensor.dtype != meta.dtype or not _fits(tensor, meta):
             raise CalibrationError(
                 f"Input {node.target} of the calibration batch after sample {samples} is "
                 f"{_type_text(tensor)}; the model was captured with {_type_text(meta)}."
@@ -126,8 +128,17 @@ def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
+def _fits(tensor: Tensor, meta: Tensor) -> bool:
+    """Whether the sizes agree; an axis of symbolic size takes any."""
+    return tensor.ndim == meta.ndim and all(
+        size == captured or not isinstance(captured, int)
+        for size, captured in zip(tensor.shape, meta.shape, strict=True)
+    )
+
+
 def _type_text(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+    sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in tensor.shape)
+    return f"{str(tensor.dtype).removeprefix('torch.')} [{sizes}]"
 
 
 def _ranges(collectors: Mapping[RangeKey, Collector]) -> dict[RangeKey, tuple[float, float]]:

@@ -11,6 +11,7 @@ saves. A graph input counts as integers if an integer op reads it, directly or t
 from __future__ import annotations
 
 import fnmatch
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +21,16 @@ from torch import fx
 
 from ..ir.constants import constant
 from ..ir.nodes import describe, module_path, sole_user
-from ..ir.ops import OPS, aten, clamp_bounds, op_name
+from ..ir.ops import OPS, aten, bound_args, clamp_bounds, op_name
 from ..ir.passes import Skip
 from ..ir.shapes import tensor_meta
 from .qparams import QParams, QSpec
 from .target import BiasKind, OpRule, TargetSpec
 
-_LEADS = frozenset(OPS) | {aten.matmul.default, aten.bmm.default}
+_LEADS = frozenset(OPS) | {aten.matmul.default, aten.bmm.default, aten.mm.default}
 _ANY_INPUT = frozenset({aten.cat.default})
 _PIECES = frozenset({aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default})
+_PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,11 @@ def plan_quantization(
                 reasons[node] = reason
             case region:
                 candidates[node] = region
-    _drop_until_stable(gm, candidates, reasons)
-    groups = _group(gm, candidates, reasons, target)
+    _drop_until_stable(candidates, reasons)
+    groups = _group(candidates, reasons, target)
     absorbed = {act for region in candidates.values() for act in region.fused}
-    floats = tuple(Skip(describe(n), r) for n, r in reasons.items() if n not in absorbed)
+    kept = [node for node in gm.graph.nodes if node in reasons and node not in absorbed]
+    floats = tuple(Skip(describe(node), reasons[node]) for node in kept)
     ops = {node.name: region.as_op(target, per_tensor_weights) for node, region in candidates.items()}
     return Plan(target.name, target.bias, ops, groups, floats)
 
@@ -111,6 +114,10 @@ class _Region:
     fused: tuple[fx.Node, ...]
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
+
+    @property
+    def leads(self) -> bool:
+        return self.node.target in _LEADS
 
     def as_op(self, target: TargetSpec, per_tensor: bool) -> IntegerOp:
         weight = None
@@ -141,6 +148,8 @@ def _candidate(gm: fx.GraphModule, node: fx.Node, target: TargetSpec, keep_float
     info = OPS.get(node.target)  # type: ignore[call-overload]
     if info is not None and constant(gm, node.args[info.weight]) is None:
         return "its weight is computed, not constant"
+    if info is not None and len(node.args) > info.bias and not _is_constant_or_absent(gm, node.args[info.bias]):
+        return "its bias is computed, not constant"
     inputs = activation_inputs(node)
     for value in inputs:
         meta = tensor_meta(value)
@@ -152,6 +161,10 @@ def _candidate(gm: fx.GraphModule, node: fx.Node, target: TargetSpec, keep_float
         return _Region(node, rule, (), inputs, tuple(node.users))
     fused = _fused_after(node, rule)
     return _Region(node, rule, fused, inputs, (fused[-1] if fused else node,))
+
+
+def _is_constant_or_absent(gm: fx.GraphModule, argument: object) -> bool:
+    return argument is None or constant(gm, argument) is not None
 
 
 def activation_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
@@ -183,63 +196,77 @@ def _gives_tensor(node: fx.Node) -> bool:
     return value is None or isinstance(value, (torch.Tensor, tuple, list))
 
 
-def _drop_until_stable(
-    gm: fx.GraphModule, candidates: dict[fx.Node, _Region], reasons: dict[fx.Node, str]
-) -> None:
+def _drop_until_stable(candidates: dict[fx.Node, _Region], reasons: dict[fx.Node, str]) -> None:
     """Ops that only follow their data leave the plan when that data turns out float; repeat until none does."""
+    for act in {act for region in candidates.values() for act in region.fused}:
+        candidates.pop(act, None)  # an activation inside a region is not a region of its own
     changed = True
     while changed:
-        _remove_fused(candidates)
-        produced = {value for region in candidates.values() for value in region.outputs}
-        read = {value for region in candidates.values() for value in region.inputs}
+        flow = _Flow.of(candidates.values())
         dropped = {
-            node: reason
-            for node, region in candidates.items()
-            if (reason := _why_not_follow(gm, region, produced, read)) is not None
+            region: reason
+            for region in candidates.values()
+            if (reason := _why_not_follow(region, flow)) is not None
         }
-        for node, reason in dropped.items():
-            del candidates[node]
-            reasons[node] = reason
+        for region, reason in dropped.items():
+            _make_float(region, reason, candidates, reasons)
         changed = bool(dropped)
 
 
-def _remove_fused(candidates: dict[fx.Node, _Region]) -> None:
-    """An activation inside a region is not a region of its own."""
-    for act in {act for region in candidates.values() for act in region.fused}:
-        candidates.pop(act, None)
+def _make_float(
+    region: _Region, reason: str, candidates: dict[fx.Node, _Region], reasons: dict[fx.Node, str]
+) -> None:
+    del candidates[region.node]
+    reasons[region.node] = reason
+    for act in region.fused:
+        reasons.setdefault(act, "its inputs are float")
 
 
-def _why_not_follow(gm: fx.GraphModule, region: _Region, produced: set[fx.Node], read: set[fx.Node]) -> str | None:
-    if region.node.target in _LEADS:
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """Values that regions give; those among them that come from an op that leads; values that such an op reads,
+    directly or through ops that follow."""
+
+    produced: set[fx.Node]
+    from_lead: set[fx.Node]
+    to_lead: set[fx.Node]
+
+    @classmethod
+    def of(cls, regions: Iterable[_Region]) -> _Flow:
+        """`regions` are in graph order."""
+        ordered = list(regions)
+        flow = cls({value for region in ordered for value in region.outputs}, set(), set())
+        for region in ordered:
+            if region.leads or not flow.from_lead.isdisjoint(region.inputs):
+                flow.from_lead.update(region.outputs)
+        for region in reversed(ordered):
+            if region.leads or not flow.to_lead.isdisjoint(region.outputs):
+                flow.to_lead.update(region.inputs)
+        return flow
+
+
+def _why_not_follow(region: _Region, flow: _Flow) -> str | None:
+    if region.leads:
         return None
     variable = [value for value in region.inputs if value.op != "get_attr"]
     enough = any if region.node.target in _ANY_INPUT else all
-    if not variable or not enough(v in produced or v.op == "placeholder" for v in variable):
+    if not variable or not enough(v in flow.produced or v.op == "placeholder" for v in variable):
         return "its inputs are float"
-    from_graph_input = all(value.op == "placeholder" for value in variable)
-    if from_graph_input and not any(value in read for value in region.outputs):
+    if flow.from_lead.isdisjoint(variable) and flow.to_lead.isdisjoint(region.outputs):
         return "it reads a graph input and no integer op reads its result"
     return None
 
 
 def _group(
-    gm: fx.GraphModule, candidates: dict[fx.Node, _Region], reasons: dict[fx.Node, str], target: TargetSpec
+    candidates: dict[fx.Node, _Region], reasons: dict[fx.Node, str], target: TargetSpec
 ) -> tuple[Group, ...]:
     """Values joined by ops that demand equal parameters; such an op goes float where it would join a fixed value
     with another one."""
-    while True:
-        groups = _Union(_values(candidates))
-        for region in candidates.values():
-            if region.rule.shared:
-                groups.join([*region.inputs, *region.outputs])
-        clash = _fixed_clash(candidates, groups)
-        if clash is None:
-            break
-        del candidates[clash]
-        reasons[clash] = "its values must share parameters, but one of them has fixed ones"
-        _drop_until_stable(gm, candidates, reasons)
-    derived = {v for region in candidates.values() if region.rule.shared for v in region.outputs}
-    fixed = _fixed_values(candidates)
+    while isinstance(groups := _join_shared(candidates), _Region):
+        reason = "its values must share parameters, but one of them has fixed ones"
+        _make_float(groups, reason, candidates, reasons)
+        _drop_until_stable(candidates, reasons)
+    fixed, derived = _fixed_values(candidates), _derived_values(candidates)
     return tuple(
         Group(
             tuple(value.name for value in members),
@@ -253,8 +280,7 @@ def _group(
 
 def _values(candidates: Mapping[fx.Node, _Region]) -> list[fx.Node]:
     found = {v for region in candidates.values() for v in (*region.inputs, *region.outputs)}
-    graph_order = next(iter(found)).graph.nodes if found else []
-    return [node for node in graph_order if node in found]
+    return [node for node in next(iter(found)).graph.nodes if node in found] if found else []
 
 
 def _fixed_values(candidates: Mapping[fx.Node, _Region]) -> dict[fx.Node, QParams]:
@@ -266,16 +292,27 @@ def _fixed_values(candidates: Mapping[fx.Node, _Region]) -> dict[fx.Node, QParam
     }
 
 
-def _fixed_clash(candidates: Mapping[fx.Node, _Region], groups: _Union) -> fx.Node | None:
-    fixed = _fixed_values(candidates)
-    derived = {v for region in candidates.values() if region.rule.shared for v in region.outputs}
-    for members in groups.members():
-        roots = {fixed.get(value) for value in members if value not in derived}
-        if len(roots) > 1 and roots != {None}:
-            for node, region in candidates.items():
-                if region.rule.shared and len(region.inputs) > 1 and region.inputs[0] in members:
-                    return node
-    return None
+def _derived_values(candidates: Mapping[fx.Node, _Region]) -> set[fx.Node]:
+    """Values whose numbers are all in the other members of their group."""
+    regions = [region for region in candidates.values() if region.rule.shared and not _adds_number(region.node)]
+    return {value for region in regions for value in region.outputs}
+
+
+def _adds_number(node: fx.Node) -> bool:
+    """Whether a pad puts in a number of its own (zero is in every range; an infinity stands for its end)."""
+    value = bound_args(node).get("value") if node.target in _PADS else None
+    return isinstance(value, (int, float)) and value != 0 and math.isfinite(value)
+
+
+def _join_shared(candidates: Mapping[fx.Node, _Region]) -> _Union | _Region:
+    """The groups, or the first region that would join a fixed value with one of other parameters."""
+    groups, fixed = _Union(_values(candidates)), _fixed_values(candidates)
+    for region in candidates.values():
+        if region.rule.shared:
+            if len({fixed.get(groups.find(value)) for value in region.inputs}) > 1:
+                return region
+            groups.join([*region.inputs, *region.outputs])
+    return groups
 
 
 class _Union:

@@ -1,15 +1,16 @@
 """A quantized graph as the steps that a runtime executes: which ops run on integers, which in float.
 
 The graph's reference form `dequantize -> op [-> activation] -> quantize` is one `IntegerStep` where the target
-has a rule for the op and fuses the activation; whatever else the graph says is done in float between explicit
-quantize and dequantize steps. Simulator and emitters read the same program, so they cannot disagree on what is
-integer. A graph quantized by someone else goes through the same matching.
+has a rule for the op, fuses the activation and takes the parameters, and where nothing else reads the float value;
+whatever else the graph says is done in float between explicit quantize and dequantize steps. Simulator and
+emitters read the same program, so they cannot disagree on what is integer. A graph quantized by someone else goes
+through the same matching.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..ir.nodes import flat_outputs, sole_user
 from ..ir.ops import OPS, bound_args, clamp_bounds
 from ..ir.qops import is_dequantize, is_quantize
 from .qnodes import read_qparams
-from .qparams import QParams
+from .qparams import QParams, QSpec, dequantize
 from .target import OpRule, TargetSpec
 
 
@@ -30,8 +31,9 @@ class IntegerStep:
     """dequantize -> `anchor` -> `fused` -> quantize, run on integers by `rule.kernel`.
 
     `name` is the quantize node's; `inputs` name the integer values (or constants) read, in argument order.
-    `attrs` are the anchor's other arguments by schema name; for one piece of a split, `index` says which.
-    `weight` is int8 in the anchor's layout, `bias` float32 or int32 [out].
+    `attrs` are the anchor's other arguments by schema name (symbolic sizes as nodes); for one piece of a split,
+    `index` says which. `weight` is int8 in the anchor's layout; `bias` is float32 [out], or int32 [out] of scale
+    s_x·s_w where the target takes that and the graph has it.
     """
 
     name: str
@@ -130,20 +132,21 @@ def _integer_step(gm: fx.GraphModule, quantize: fx.Node, spec: TargetSpec) -> In
         return None
     anchor, fused, index = _find_anchor(quantize.args[0], spec)
     rule = spec.ops.get(anchor.target)  # type: ignore[call-overload]
-    if rule is None or rule.check(anchor) is not None or any(user.op == "output" for user in anchor.users):
+    if rule is None or rule.check(anchor) is not None or not _read_as_integers(quantize.args[0], anchor):
         return None
-    operands = _operands(gm, anchor)
+    operands = _operands(gm, anchor, rule, spec)
     if operands is None:
         return None
     out_qparams = read_qparams(gm, quantize)
-    sources = [dq.args[0].name for dq in operands.activations]
+    if not _takes(spec, rule, operands.in_qparams, out_qparams):
+        return None
     attrs = {key: value for key, value in bound_args(anchor).items() if not _reads_tensor(value)}
     return IntegerStep(
         quantize.name,
         anchor,
         fused,
-        tuple(sources),
-        tuple(read_qparams(gm, dq) for dq in operands.activations),
+        operands.sources,
+        operands.in_qparams,
         out_qparams,
         _clamp(fused, out_qparams, spec),
         attrs | ({} if index is None else {"index": index}),
@@ -181,55 +184,91 @@ def _rule_before(node: fx.Node, spec: TargetSpec) -> OpRule | None:
     return spec.ops.get(node.target)  # type: ignore[call-overload]
 
 
+def _read_as_integers(value: fx.Node, anchor: fx.Node) -> bool:
+    """Whether only quantize nodes read `value`, and the other pieces if it is one. Where the float value is needed
+    too, the op runs once, in float."""
+    values = [value]
+    if anchor is not value and anchor in value.all_input_nodes and value.target is operator.getitem:
+        values = list(anchor.users)
+    return all(is_quantize(user) for node in values for user in node.users)
+
+
+def _takes(spec: TargetSpec, rule: OpRule, inputs: tuple[QParams, ...], output: QParams) -> bool:
+    """Whether the op's kernel takes these parameters; InsertQdq sees to it, a graph from elsewhere may not."""
+    if rule.shared and any(qp != output for qp in inputs):
+        return False
+    if rule.fixed is not None and output != rule.fixed:
+        return False
+    allowed = spec.activation
+    return all(
+        qp.dtype is allowed.dtype and not qp.per_channel and not (allowed.symmetric and qp.zero_point != (0,))
+        for qp in (*inputs, output)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Operands:
-    activations: tuple[fx.Node, ...]
+    sources: tuple[str, ...]
+    in_qparams: tuple[QParams, ...]
     weight: Tensor | None = None
     weight_qparams: QParams | None = None
     bias: Tensor | None = None
 
 
-def _operands(gm: fx.GraphModule, anchor: fx.Node) -> _Operands | None:
-    """What an integer kernel would read; None if any operand is float."""
+def _operands(gm: fx.GraphModule, anchor: fx.Node, rule: OpRule, spec: TargetSpec) -> _Operands | None:
+    """What an integer kernel would read; None if any operand is float or of a form that it does not take."""
     info = OPS.get(anchor.target)  # type: ignore[call-overload]
-    parameters: dict[str, Any] = {}
-    positions: set[int] = set()
-    if info is not None:
-        weight = anchor.args[info.weight]
-        if is_dequantize(weight):
-            integers = constant(gm, weight.args[0])  # type: ignore[union-attr]
-            if integers is None:
-                return None
-            parameters = {"weight": integers, "weight_qparams": read_qparams(gm, weight)}  # type: ignore[arg-type]
-            positions = {info.weight, info.bias}
-            bias = anchor.args[info.bias] if len(anchor.args) > info.bias else None
-            if bias is not None and (values := _bias(gm, bias)) is None:
-                return None
-            parameters["bias"] = None if bias is None else values
-        else:
-            return None
+    positions = set() if info is None else {info.weight, info.bias}
     activations = [
         node for i, arg in enumerate(anchor.args) if i not in positions for node in _tensor_arguments(arg)
     ]
     if not activations or not all(is_dequantize(node) for node in activations):
         return None
-    return _Operands(tuple(activations), **parameters)
+    sources = tuple(str(node.args[0]) for node in activations)
+    in_qparams = tuple(read_qparams(gm, node) for node in activations)
+    if info is None:
+        return _Operands(sources, in_qparams)
+    weight_node = anchor.args[info.weight]
+    if not isinstance(weight_node, fx.Node) or not is_dequantize(weight_node):
+        return None
+    weight, qp = constant(gm, weight_node.args[0]), read_qparams(gm, weight_node)
+    bias_node = anchor.args[info.bias] if len(anchor.args) > info.bias else None
+    bias = _bias(gm, bias_node, spec, in_qparams[0], qp)
+    if weight is None or not _takes_weight(rule.weight or spec.weight, qp, info.out_axis):
+        return None
+    if bias_node is not None and bias is None:
+        return None
+    return _Operands(sources, in_qparams, weight, qp, bias)
 
 
-def _bias(gm: fx.GraphModule, node: object) -> Tensor | None:
-    """float32 as it is, or the int32 integers behind a dequantize node."""
-    if is_dequantize(node):
-        return constant(gm, node.args[0])  # type: ignore[attr-defined]
-    return constant(gm, node)
+def _takes_weight(allowed: QSpec, qp: QParams, out_axis: int) -> bool:
+    symmetric = not allowed.symmetric or not any(qp.zero_point)
+    axis = qp.axis is None or (allowed.per_channel and qp.axis == out_axis)
+    return qp.dtype is allowed.dtype and symmetric and axis
+
+
+def _bias(
+    gm: fx.GraphModule, node: object, spec: TargetSpec, in_qparams: QParams, weight_qparams: QParams
+) -> Tensor | None:
+    """The int32 integers behind a dequantize node where the target takes them as they are, else float32."""
+    if not isinstance(node, fx.Node) or not is_dequantize(node):
+        return constant(gm, node)
+    integers, qp = constant(gm, node.args[0]), read_qparams(gm, node)
+    if integers is None:
+        return None
+    product = weight_qparams.scale_tensor() * in_qparams.scale_tensor()
+    same_scale = torch.equal(product.expand(len(integers)), qp.scale_tensor().expand(len(integers)))
+    if spec.bias == "int32" and integers.dtype is torch.int32 and same_scale and not any(qp.zero_point):
+        return integers
+    return dequantize(integers, qp)
 
 
 def _tensor_arguments(arg: object) -> Iterator[fx.Node]:
-    if isinstance(arg, fx.Node):
-        yield arg
-    elif isinstance(arg, (list, tuple)):
+    if isinstance(arg, (list, tuple)):
         for item in arg:
-            if isinstance(item, fx.Node) and not _is_size(item):
-                yield item
+            yield from _tensor_arguments(item)
+    elif isinstance(arg, fx.Node) and not _is_size(arg):
+        yield arg
 
 
 def _is_size(node: fx.Node) -> bool:
@@ -253,8 +292,9 @@ def _clamp(fused: tuple[fx.Node, ...], qp: QParams, spec: TargetSpec) -> tuple[i
     return low, high
 
 
-def _absorbed(steps: Any) -> set[fx.Node]:
-    """Nodes that integer steps stand for; an anchor counts only if all its readers are in integer steps."""
+def _absorbed(steps: Collection[IntegerStep]) -> set[fx.Node]:
+    """Nodes that integer steps stand for; an anchor counts only if all its readers are in integer steps (another
+    piece of its split, or another quantize node that reads it, may not be)."""
     inside: set[fx.Node] = set()
     quantizers = {step.name for step in steps}
     for step in steps:
@@ -276,7 +316,7 @@ def _absorbed(steps: Any) -> set[fx.Node]:
     return inside
 
 
-def _integer_constants(gm: fx.GraphModule, steps: Any) -> dict[str, Tensor]:
+def _integer_constants(gm: fx.GraphModule, steps: Collection[IntegerStep]) -> dict[str, Tensor]:
     wanted = {name for step in steps for name in step.inputs}
     found = {}
     for node in gm.graph.nodes:

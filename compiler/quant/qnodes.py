@@ -6,34 +6,44 @@ import torch
 from torch import Tensor, fx
 
 from ..ir.constants import add_constant, constant
-from ..ir.nodes import inherit
+from ..ir.errors import VerifierError
+from ..ir.nodes import describe, inherit, placeholders
+from ..ir.ops import bound_args
 from ..ir.qops import DQ, DQC, Q
 from .qparams import QParams
 
 
 def read_qparams(gm: fx.GraphModule, node: fx.Node) -> QParams:
-    """The parameters of a quantize or dequantize node, per tensor or per channel.
+    """The parameters of a quantize or dequantize node, per tensor or per channel (absent zero points are zeros).
 
     Raises:
-        ValueError: a scale is not positive and finite, or a per-channel scale is not a constant.
+        VerifierError: they are not valid `QParams`, or computed instead of constant.
     """
-    if node.target in (Q, DQ):
-        _, scale, zero_point, qmin, qmax, dtype = node.args[:6]
-        return QParams((scale,), (zero_point,), qmin, qmax, dtype)
-    _, scales, zero_points, axis, qmin, qmax, dtype = node.args[:7]
-    scale_values, zero_values = constant(gm, scales), constant(gm, zero_points)
-    if scale_values is None:
-        raise ValueError(f"the scales of {node.name} are computed, not constant")
-    if zero_values is None:
-        zero_values = torch.zeros_like(scale_values, dtype=torch.int64)
-    return QParams(
-        tuple(scale_values.tolist()), tuple(int(z) for z in zero_values.tolist()), qmin, qmax, dtype, axis
-    )
+    args = bound_args(node)
+    try:
+        if node.target in (Q, DQ):
+            scales, zero_points, axis = [args["scale"]], [args["zero_point"]], None
+        else:
+            scales, axis = _constant_list(gm, args["scales"]), args["axis"]
+            given = args["zero_points"]
+            zero_points = [0] * len(scales) if given is None else _constant_list(gm, given)
+        integers = tuple(int(zero_point) for zero_point in zero_points)
+        return QParams(tuple(scales), integers, args["quant_min"], args["quant_max"], args["dtype"], axis)
+    except ValueError as error:
+        raise VerifierError(f"{describe(node)} cannot be read: {error}") from error
+
+
+def _constant_list(gm: fx.GraphModule, node: object) -> list[float]:
+    value = constant(gm, node)
+    if value is None:
+        raise ValueError(f"{node} is computed, not constant")
+    return value.tolist()
 
 
 def insert_quantize(gm: fx.GraphModule, producer: fx.Node, qp: QParams) -> fx.Node:
-    """quantize_per_tensor right after `producer`; no reader is changed."""
-    with gm.graph.inserting_after(producer):
+    """quantize_per_tensor right after `producer` (after the last input, if it is one); no reader is changed."""
+    place = placeholders(gm)[-1] if producer.op == "placeholder" else producer
+    with gm.graph.inserting_after(place):
         node = gm.graph.call_function(Q, (producer, *_per_tensor(qp)))
     return inherit(node, producer)
 

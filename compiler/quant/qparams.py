@@ -20,7 +20,11 @@ _DTYPES = ((torch.int8, -128, 127), (torch.uint8, 0, 255), (torch.int32, -(2**31
 class QSpec:
     """The integers that a tensor may take, and how its parameters are chosen.
 
-    `per_channel` asks for one scale for each index of the axis that the op names as its output channels.
+    `symmetric` puts the zero point at 0; `per_channel` asks for one scale for each index of the axis that the op
+    names as its output channels.
+
+    Raises:
+        ValueError: [qmin, qmax] does not fit `dtype`, or is symmetric but lacks integers of one sign.
     """
 
     qmin: int
@@ -31,6 +35,8 @@ class QSpec:
 
     def __post_init__(self) -> None:
         _check_range(self.qmin, self.qmax, self.dtype)
+        if self.symmetric and not self.qmin < 0 < self.qmax:
+            raise ValueError(f"a symmetric range needs integers of both signs, got [{self.qmin}, {self.qmax}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,30 +84,34 @@ class QParams:
 
 
 def choose_qparams(low: float, high: float, spec: QSpec) -> QParams:
-    """Per-tensor parameters covering [low, high]; zero is always exactly representable.
+    """Per-tensor parameters covering [low, high] to half a scale; zero is always exactly representable.
 
     Raises:
-        ValueError: a bound is not finite.
+        ValueError: a bound is not finite, or too large for a float32 scale.
     """
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"range [{low}, {high}] is not finite")
-    low, high = min(low, 0.0), max(high, 0.0)
     scale, zero_point = _scale_and_zero_point(low, high, spec)
     return QParams((scale,), (zero_point,), spec.qmin, spec.qmax, spec.dtype)
 
 
 def choose_channel_qparams(low: Tensor, high: Tensor, spec: QSpec, axis: int) -> QParams:
-    """One scale for each channel: `low` and `high` are float [channels], `axis` the tensor's channel axis."""
-    lows = low.clamp(max=0).tolist()
-    highs = high.clamp(min=0).tolist()
-    pairs = [_scale_and_zero_point(lo, hi, spec) for lo, hi in zip(lows, highs, strict=True)]
+    """One scale for each channel: `low` and `high` are float [channels], `axis` the tensor's channel axis.
+
+    Raises:
+        ValueError: as `choose_qparams`.
+    """
+    pairs = [_scale_and_zero_point(lo, hi, spec) for lo, hi in zip(low.tolist(), high.tolist(), strict=True)]
     scales, zero_points = zip(*pairs, strict=True)
     return QParams(scales, zero_points, spec.qmin, spec.qmax, spec.dtype, axis)
 
 
 def quantize(x: Tensor, qp: QParams) -> Tensor:
-    """float -> int32 by x / scale, halves to even, clamped to [qmin, qmax]. Shape is kept."""
+    """float -> int32 by x / scale, halves to even, clamped to [qmin, qmax]. Shape is kept.
+
+    Done in float32, as runtimes do; in float64 for int32 parameters (a bias), which have more digits.
+    """
     scale, zero_point = _broadcast(qp, x.ndim)
+    if qp.dtype is torch.int32:
+        x, scale = x.double(), scale.double()
     return (torch.round(x / scale) + zero_point).clamp(qp.qmin, qp.qmax).to(torch.int32)
 
 
@@ -116,8 +126,11 @@ SMALLEST_SCALE = 2.0**-110
 
 
 def _scale_and_zero_point(low: float, high: float, spec: QSpec) -> tuple[float, int]:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"range [{low}, {high}] is not finite")
+    low, high = min(low, 0.0), max(high, 0.0)
     if spec.symmetric:
-        scale = max(-low / -spec.qmin if spec.qmin < 0 else 0.0, high / spec.qmax)
+        scale = max(low / spec.qmin, high / spec.qmax)
         return (scale, 0) if scale > SMALLEST_SCALE else (1.0, 0)
     scale = _f32((high - low) / (spec.qmax - spec.qmin))
     if scale <= SMALLEST_SCALE:
@@ -133,8 +146,6 @@ def _broadcast(qp: QParams, ndim: int) -> tuple[Tensor, Tensor]:
     shape = [1] * ndim
     if qp.axis is not None:
         shape[qp.axis] = -1
-    else:
-        shape = [1] * max(ndim, 0)
     return qp.scale_tensor().reshape(shape), qp.zero_point_tensor().to(torch.int32).reshape(shape)
 
 

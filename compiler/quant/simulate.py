@@ -22,7 +22,7 @@ from .qparams import dequantize
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """`outputs` by output name; `integers` by value name (only those asked for)."""
+    """`outputs` by output name, quantized ones as int32; `integers` by value name (only those asked for)."""
 
     outputs: Mapping[str, Tensor]
     integers: Mapping[str, Tensor] = field(default_factory=dict)
@@ -39,8 +39,13 @@ def simulate(
 
     `keep` names the integer values to return. `forced` replaces integer values after they are computed: the
     integers returned are the simulated ones, later steps read the forced ones.
+
+    Raises:
+        KeyError: `keep` or `forced` names what is not an integer value of the program.
     """
     wanted, forced = set(keep), forced or {}
+    if unknown := sorted((wanted | forced.keys()) - program.integer_values().keys()):
+        raise KeyError(f"not integer values of the program: {', '.join(unknown)}")
     values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
     values |= {name: value.to(torch.int32) for name, value in program.constants.items()}
     last_use = _last_uses(program)
@@ -57,15 +62,15 @@ def simulate(
     return Simulation(outputs, kept)
 
 
-def run_integer_step(step: IntegerStep, inputs: Sequence[Tensor]) -> Tensor:
-    """The integers that `step` gives for the integers `inputs`, int32."""
+def run_integer_step(step: IntegerStep, inputs: Sequence[Tensor], attrs: Mapping[str, Any]) -> Tensor:
+    """The integers that `step` gives for the integers `inputs`, int32; `attrs` are its arguments as numbers."""
     return step.rule.kernel(
         KernelCall(
-            tuple(inputs),
+            tuple(value.to(torch.int32) for value in inputs),
             step.in_qparams,
             step.out_qparams,
             step.clamp,
-            step.attrs,
+            attrs,
             None if step.weight is None else step.weight.to(torch.int32),
             step.weight_qparams,
             step.bias,
@@ -76,7 +81,8 @@ def run_integer_step(step: IntegerStep, inputs: Sequence[Tensor]) -> Tensor:
 def _run(program: Program, step: Step, values: Mapping[str, Any]) -> Any:
     match step:
         case IntegerStep():
-            return run_integer_step(step, [values[name] for name in step.inputs])
+            attrs = fx.map_arg(dict(step.attrs), lambda size: values[size.name])
+            return run_integer_step(step, [values[name] for name in step.inputs], attrs)
         case QuantizeStep():
             return program.spec.quantize(values[step.source], step.qparams)
         case DequantizeStep():
@@ -127,7 +133,9 @@ def reads(step: Step) -> tuple[str, ...]:
     """The values that a step reads, by name."""
     match step:
         case IntegerStep():
-            return step.inputs
+            sizes: list[str] = []
+            fx.map_arg(dict(step.attrs), lambda size: sizes.append(size.name))
+            return (*step.inputs, *sizes)
         case QuantizeStep() | DequantizeStep():
             return (step.source,)
         case FloatStep():
