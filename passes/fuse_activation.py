@@ -146,12 +146,13 @@ def _arrive(activation: fx.Node, value: object, reader: fx.Node) -> tuple[fx.Nod
     if _leaves_unchanged(activation, value):
         return ()
     passable = value.target in _VIEWS or (value.target in _MAX_POOLS and _never_decreases(activation))
-    if not passable and value.target not in _PRODUCERS and value.target is not aten.cat.default:
+    arrived = value.target in _PRODUCERS or None not in (clamp_bounds(value), clamp_bounds(activation))
+    if not passable and not arrived and value.target is not aten.cat.default:
         what = "an input" if value.op == "placeholder" else op_name(value.target)
         return f"{value.name} is {what}, which activations do not fuse into"
     if sole_user(value) is not reader:
         return f"{value.name} has {len(value.users)} users"
-    if value.target in _PRODUCERS:
+    if arrived:
         return (value,)
     if passable:
         return _arrive(activation, value.args[0], value)

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import inspect
 import operator
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -140,7 +141,9 @@ def _from_program(program: ExportedProgram) -> fx.GraphModule:
     gm = program.module(check_guards=False)
     assert isinstance(gm, fx.GraphModule)
     if has_alias_risk(gm.graph):
-        program = program.run_decompositions({})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its tree specs
+            program = program.run_decompositions({})
         gm = program.module(check_guards=False)
         assert isinstance(gm, fx.GraphModule)
     return _from_graph(gm, program.call_spec.out_spec)

@@ -1,0 +1,631 @@
+"""Canonicalize: each normal form as the graph that comes out; numbers stay, a second run changes nothing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fxedge.compiler.ir.capture import capture
+from fxedge.compiler.ir.dump import dump
+from fxedge.compiler.ir.passes import PassResult, Skip, run_passes
+from fxedge.passes import Canonicalize
+from support import Calls, Calls2, apply, graph, inputs
+from torch import nn
+
+IMAGE = (2, 4, 6, 6)
+
+
+class Case(NamedTuple):
+    name: str
+    model: nn.Module
+    shapes: tuple[tuple[int, ...], ...]
+    changes: int
+    expected: str
+
+
+CASES = [
+    Case(
+        "dropout",
+        Calls(
+            lambda m, x: F.feature_alpha_dropout(F.dropout2d(m.drop(x), training=False), training=False) + 1,
+            drop=nn.Dropout(),
+        ),
+        (IMAGE,),
+        3,
+        """
+                %0 = input x
+                %1 = add.Tensor(%0, 1)
+                return %1
+            """,
+    ),
+    Case(
+        "copies",
+        Calls(lambda m, x: x.clone().contiguous().detach() + 1),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = add.Tensor(%0, 1)
+                return %1
+            """,
+    ),
+    Case(
+        "casts",
+        Calls(lambda m, x: x.to(torch.float32).float().type_as(x) * x.to(torch.float64).to(dtype=torch.float32)),
+        (IMAGE,),
+        3,
+        """
+                %0 = input x
+                %1 = to.dtype(%0, float64)
+                %2 = to.dtype(%1, float32)
+                %3 = mul.Tensor(%0, %2)
+                return %3
+            """,
+    ),
+    Case(
+        "slices",
+        Calls(lambda m, x: x[:, :][:, 0:4, 1:, -3:]),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = slice.Tensor(%0, 2, 1, 9223372036854775807)
+                %2 = slice.Tensor(%1, 3, -3, 9223372036854775807)
+                return %2
+            """,
+    ),
+    Case(
+        "pads",
+        Calls(lambda m, x: F.pad(F.pad(F.pad(x, (0, 0)), (1, 2), value=0.5), (1, 1, 0, 0), mode="reflect")),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = constant_pad_nd.default(%0, [1, 2], 0.5)
+                %2 = pad.default(%1, [1, 1, 0, 0], reflect)
+                return %2
+            """,
+    ),
+    Case(
+        "reshapes",
+        Calls(
+            lambda m, x: (
+                x.view(x.size(0), -1).reshape(x.shape[0], 4, 36).view(x.shape[0], 4, 36).flatten(1).flatten(1)
+            )
+        ),
+        (IMAGE,),
+        4,
+        """
+                %0 = input x
+                %1 = reshape.default(%0, [-1, 144])
+                %2 = reshape.default(%1, [-1, 4, 36])
+                %3 = flatten.using_ints(%2, 1)
+                return %3
+            """,
+    ),
+    Case(
+        "flatten to the end",
+        Calls(lambda m, x: x.flatten(2, -1).flatten(1, 2)),
+        (IMAGE,),
+        1,
+        """
+                %0 = input x
+                %1 = flatten.using_ints(%0, 2)
+                %2 = flatten.using_ints(%1, 1)
+                return %2
+            """,
+    ),
+    Case(
+        "expand",
+        Calls(lambda m, x: x.expand(x.shape[0], 4, 6, 6) + x[:, :1].expand(x.shape[0], 4, 6, 6)),
+        (IMAGE,),
+        3,
+        """
+                %0 = input x
+                %1 = slice.Tensor(%0, 1, 0, 1)
+                %2 = expand.default(%1, [-1, 4, -1, -1])
+                %3 = add.Tensor(%0, %2)
+                return %3
+            """,
+    ),
+    Case(
+        "permutes",
+        Calls(lambda m, x: x.permute(0, 1, 2, 3).transpose(-1, -2).transpose(1, 1).mT.permute(0, 2, 3, -3)),
+        (IMAGE,),
+        6,
+        """
+                %0 = input x
+                %1 = transpose.int(%0, 2, 3)
+                %2 = transpose.int(%1, 2, 3)
+                %3 = permute.default(%2, [0, 2, 3, 1])
+                return %3
+            """,
+    ),
+    Case(
+        "split and chunk",
+        Calls(lambda m, x: (torch.chunk(x, 2, 1)[1], torch.split(x, 3, -1)[0], torch.cat([x], 1))),
+        (IMAGE,),
+        4,
+        """
+                %0 = input x
+                %1 = split_with_sizes.default(%0, [2, 2], 1)
+                %2 = getitem(%1, 1)
+                %3 = split_with_sizes.default(%0, [3, 3], 3)
+                %4 = getitem(%3, 0)
+                return (%2, %4, %0)
+            """,
+    ),
+    Case(
+        "negative axes",
+        Calls(lambda m, x: torch.softmax(x.mean([-1, -2]).unsqueeze(-1).squeeze(-1), -1).sum(-1)),
+        (IMAGE,),
+        5,
+        """
+                %0 = input x
+                %1 = mean.dim(%0, [2, 3])
+                %2 = unsqueeze.default(%1, 2)
+                %3 = squeeze.dim(%2, 2)
+                %4 = softmax.int(%3, 1)
+                %5 = sum.dim_IntList(%4, [1])
+                return %5
+            """,
+    ),
+    Case(
+        "clamps",
+        Calls(
+            lambda m, x: (
+                F.relu6(x),
+                x.clamp(min=0),
+                x.clamp_min(0.0),
+                torch.clamp(x, 0, 6),
+                x.clamp(-1),
+                x.clamp_max(2),
+            )
+        ),
+        (IMAGE,),
+        6,
+        """
+                %0 = input x
+                %1 = hardtanh.default(%0, 0, 6)
+                %2 = relu.default(%0)
+                %3 = relu.default(%0)
+                %4 = hardtanh.default(%0, 0, 6)
+                %5 = clamp.default(%0, -1, None)
+                %6 = clamp.default(%0, None, 2)
+                return (%1, %2, %3, %4, %5, %6)
+            """,
+    ),
+    Case(
+        "clamp of integers stays",
+        Calls(lambda m, x: x.argmax(1).clamp(1, 2)),
+        (IMAGE,),
+        0,
+        """
+                %0 = input x
+                %1 = argmax.default(%0, 1)
+                %2 = clamp.default(%1, 1, 2)
+                return %2
+            """,
+    ),
+    Case(
+        "softmax dtype",
+        Calls(lambda m, x: F.softmax(x, -1, dtype=torch.float32) + F.log_softmax(x, 1, dtype=torch.float32)),
+        (IMAGE,),
+        3,
+        """
+                %0 = input x
+                %1 = softmax.int(%0, 3)
+                %2 = log_softmax.int(%0, 1)
+                %3 = add.Tensor(%1, %2)
+                return %3
+            """,
+    ),
+    Case(
+        "alpha",
+        Calls2(lambda m, x, y: torch.sub(torch.add(x, y, alpha=2), 3, alpha=0.5)),
+        (IMAGE, IMAGE),
+        2,
+        """
+                %0 = input x
+                %1 = input y
+                %2 = mul.Tensor(%1, 2)
+                %3 = add.Tensor(%0, %2)
+                %4 = sub.Tensor(%3, 1.5)
+                return %4
+            """,
+    ),
+    Case(
+        "reversed sub",
+        Calls2(lambda m, x, y: 1 - torch.rsub(x, y, alpha=2)),
+        (IMAGE, IMAGE),
+        2,
+        """
+                %0 = input x
+                %1 = input y
+                %2 = mul.Tensor(%0, 2)
+                %3 = sub.Tensor(%1, %2)
+                %4 = mul.Tensor(%3, -1)
+                %5 = add.Tensor(%4, 1)
+                return %5
+            """,
+    ),
+    Case(
+        "constants second",
+        Calls(lambda m, x: m.w * (m.w + x), w=torch.ones(6)),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = add.Tensor(%0, @w)
+                %2 = mul.Tensor(%1, @w)
+                return %2
+            """,
+    ),
+    Case(
+        "conv defaults",
+        Calls(lambda m, x: F.conv_transpose2d(F.conv2d(x, m.w), m.w, stride=2), w=torch.ones(4, 4, 3, 3)),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = conv2d.default(%0, @w, None, [1, 1], [0, 0], [1, 1], 1)
+                %2 = conv_transpose2d.input(%1, @w, None, [2, 2], [0, 0], [0, 0], 1, [1, 1])
+                return %2
+            """,
+    ),
+    Case(
+        "conv same",
+        Calls(lambda m, x: F.conv2d(x, m.w, padding="same", dilation=2), w=torch.ones(4, 4, 3, 3)),
+        (IMAGE,),
+        1,
+        """
+                %0 = input x
+                %1 = conv2d.default(%0, @w, None, [1, 1], [2, 2], [2, 2], 1)
+                return %1
+            """,
+    ),
+    Case(
+        "conv lopsided same",
+        Calls(lambda m, x: F.conv1d(x, m.w, padding="same"), w=torch.ones(4, 4, 4)),
+        ((2, 4, 9),),
+        1,
+        """
+                %0 = input x
+                %1 = constant_pad_nd.default(%0, [1, 2], 0)
+                %2 = conv1d.default(%1, @w, None, [1], [0], [1], 1)
+                return %2
+            """,
+    ),
+    Case(
+        "conv valid",
+        Calls(lambda m, x: F.conv3d(x, m.w, padding="valid"), w=torch.ones(4, 4, 3, 3, 3)),
+        ((2, 4, 5, 5, 5),),
+        1,
+        """
+                %0 = input x
+                %1 = conv3d.default(%0, @w, None, [1, 1, 1], [0, 0, 0], [1, 1, 1], 1)
+                return %1
+            """,
+    ),
+    Case(
+        "pools",
+        Calls(lambda m, x: F.max_pool2d(x, 2) + F.avg_pool2d(x, 2)),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = max_pool2d.default(%0, [2, 2], [2, 2], [0, 0], [1, 1], False)
+                %2 = avg_pool2d.default(%0, [2, 2], [2, 2], [0, 0], False, True, None)
+                %3 = add.Tensor(%1, %2)
+                return %3
+            """,
+    ),
+    Case(
+        "pool with indices",
+        Calls(lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0]),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = max_pool2d.default(%0, [2, 2], [2, 2], [0, 0], [1, 1], False)
+                return %1
+            """,
+    ),
+    Case(
+        "upsample",
+        Calls(
+            lambda m, x: (
+                torch.ops.aten.upsample_nearest2d(x, [9, 9])
+                + torch.ops.aten.upsample_bilinear2d(x, [9, 9], False, 1.5, 1.5)
+            )
+        ),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = upsample_nearest2d.vec(%0, [9, 9], None)
+                %2 = upsample_bilinear2d.vec(%0, None, False, [1.5, 1.5])
+                %3 = add.Tensor(%1, %2)
+                return %3
+            """,
+    ),
+    Case(
+        "products",
+        Calls(lambda m, x: torch.bmm(x, x) @ m.w @ m.w.T, w=torch.rand(4, 4)),
+        ((2, 4, 4),),
+        4,
+        """
+                %0 = input x
+                %1 = matmul.default(%0, %0)
+                %2 = linear.default(%1, @w_transpose, None)
+                %3 = linear.default(%2, @w, None)
+                return %3
+            """,
+    ),
+    Case(
+        "addmm",
+        Calls(
+            lambda m, x: torch.addmm(m.b, torch.addmm(m.b, x, m.w), m.w.t(), beta=2, alpha=3),
+            w=torch.rand(4, 4),
+            b=torch.rand(4),
+        ),
+        ((2, 4),),
+        5,
+        """
+                %0 = input x
+                %1 = linear.default(%0, @w_transpose, @b)
+                %2 = linear.default(%1, @w, None)
+                %3 = mul.Tensor(%2, 3)
+                %4 = add.Tensor(%3, @b_mul)
+                return %4
+            """,
+    ),
+    Case(
+        "baddbmm",
+        Calls(lambda m, x: torch.baddbmm(x, x, x)),
+        ((2, 4, 4),),
+        1,
+        """
+                %0 = input x
+                %1 = matmul.default(%0, %0)
+                %2 = add.Tensor(%1, %0)
+                return %2
+            """,
+    ),
+    Case(
+        "silu",
+        Calls(lambda m, x: x * torch.sigmoid(x)),
+        (IMAGE,),
+        1,
+        """
+                %0 = input x
+                %1 = silu.default(%0)
+                return %1
+            """,
+    ),
+    Case(
+        "hard sigmoid",
+        Calls(lambda m, x: F.relu6(x + 3) / 6),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = hardsigmoid.default(%0)
+                return %1
+            """,
+    ),
+    Case(
+        "hard swish",
+        Calls(
+            lambda m, x: (x * F.relu6(x + 3) / 6, F.hardsigmoid(x) * x, x * (torch.clamp(x + 3, 0, 6) * (1 / 6)))
+        ),
+        (IMAGE,),
+        6,
+        """
+                %0 = input x
+                %1 = hardswish.default(%0)
+                %2 = hardswish.default(%0)
+                %3 = hardswish.default(%0)
+                return (%1, %2, %3)
+            """,
+    ),
+    Case(
+        "gate with another reader",
+        Calls(lambda m, x: (lambda gate: x * gate + gate)(torch.sigmoid(x))),
+        (IMAGE,),
+        0,
+        """
+                %0 = input x
+                %1 = sigmoid.default(%0)
+                %2 = mul.Tensor(%0, %1)
+                %3 = add.Tensor(%2, %1)
+                return %3
+            """,
+    ),
+    Case(
+        "attention",
+        Calls(lambda m, x: F.scaled_dot_product_attention(x, x, x, is_causal=True, scale=0.25)),
+        (IMAGE,),
+        1,
+        """
+                %0 = input x
+                %1 = transpose.int(%0, 2, 3)
+                %2 = matmul.default(%0, %1)
+                %3 = mul.Tensor(%2, 0.25)
+                %4 = where.ScalarOther(@scaled_dot_product_attention_causal_mask, %3, -1e+09)
+                %5 = softmax.int(%4, 3)
+                %6 = matmul.default(%5, %0)
+                return %6
+            """,
+    ),
+    Case(
+        "attention with a boolean mask",
+        Calls2(lambda m, x, y: F.scaled_dot_product_attention(x, x, x, attn_mask=y > 0)),
+        (IMAGE, (2, 4, 6, 6)),
+        1,
+        """
+                %0 = input x
+                %1 = input y
+                %2 = gt.Scalar(%1, 0)
+                %3 = transpose.int(%0, 2, 3)
+                %4 = matmul.default(%0, %3)
+                %5 = mul.Tensor(%4, 0.40824829)
+                %6 = where.ScalarOther(%2, %5, -1e+09)
+                %7 = softmax.int(%6, 3)
+                %8 = matmul.default(%7, %0)
+                return %8
+            """,
+    ),
+    Case(
+        "attention with a float mask",
+        Calls2(lambda m, x, y: F.scaled_dot_product_attention(x, x, x, attn_mask=y)),
+        (IMAGE, (2, 4, 6, 6)),
+        1,
+        """
+                %0 = input x
+                %1 = input y
+                %2 = transpose.int(%0, 2, 3)
+                %3 = matmul.default(%0, %2)
+                %4 = mul.Tensor(%3, 0.40824829)
+                %5 = add.Tensor(%4, %1)
+                %6 = softmax.int(%5, 3)
+                %7 = matmul.default(%6, %0)
+                return %7
+            """,
+    ),
+    Case(
+        "einsum with a constant",
+        Calls(lambda m, x: torch.einsum("bchw,wk->bkch", x, m.w), w=torch.rand(6, 4)),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = linear.default(%0, @w_transpose, None)
+                %2 = permute.default(%1, [0, 3, 1, 2])
+                return %2
+            """,
+    ),
+    Case(
+        "einsum of a batch",
+        Calls2(lambda m, x, y: torch.einsum("bcij,bckj->bcki", x, y)),
+        (IMAGE, IMAGE),
+        1,
+        """
+                %0 = input x
+                %1 = input y
+                %2 = permute.default(%1, [0, 1, 3, 2])
+                %3 = matmul.default(%0, %2)
+                %4 = permute.default(%3, [0, 1, 3, 2])
+                return %4
+            """,
+    ),
+    Case(
+        "constants",
+        Calls(lambda m, x: x * torch.arange(6) + torch.ones(6) * m.w.exp(), w=torch.rand(6)),
+        (IMAGE,),
+        4,
+        """
+                %0 = input x
+                %1 = mul.Tensor(%0, @constant_arange)
+                %2 = add.Tensor(%1, @constant_mul_1)
+                return %2
+            """,
+    ),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_normal_form(case: Case) -> None:
+    gm, report = apply(case.model.eval(), inputs(*case.shapes), Canonicalize())
+    assert dump(gm) == graph(case.expected)
+    assert report["canonicalize"] == PassResult(changes=case.changes)
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")  # torch's own
+def test_core_aten_becomes_what_export_gives() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, 1),
+        nn.BatchNorm2d(4),
+        nn.ReLU6(),
+        nn.MaxPool2d(2),
+        nn.ConvTranspose2d(4, 4, 2),
+        nn.GroupNorm(2, 4),
+        nn.Flatten(),
+        nn.Linear(36, 3),
+        nn.LayerNorm(3),
+        nn.Softmax(-1),
+    ).eval()
+    example = inputs((2, 3, 8, 8))
+    batch = {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(model, example, dynamic_shapes=(batch,))
+    core, _ = apply(program.run_decompositions(), example, Canonicalize())
+    assert dump(core) == graph("""
+        %0 = input input
+        %1 = conv2d.default(%0, @0.weight, @0.bias, [2, 2], [1, 1], [1, 1], 1)
+        %2 = batch_norm.default(%1, @1.weight, @1.bias, @1.running_mean, @1.running_var, False, 0.1, 1e-05, False)
+        %3 = hardtanh.default(%2, 0, 6)
+        %4 = max_pool2d.default(%3, [2, 2], [2, 2], [0, 0], [1, 1], False)
+        %5 = conv_transpose2d.input(%4, @4.weight, @4.bias, [1, 1], [0, 0], [0, 0], 1, [1, 1])
+        %6 = group_norm.default(%5, 2, @5.weight, @5.bias, 1e-05, False)
+        %7 = reshape.default(%6, [-1, 36])
+        %8 = linear.default(%7, @7.weight, @7.bias)
+        %9 = layer_norm.default(%8, [3], @8.weight, @8.bias, 1e-05, False)
+        %10 = softmax.int(%9, 1)
+        return %10""")
+
+
+def test_batch_size_needs_no_shape_arithmetic() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    gm, _ = apply(model, inputs((2, 5, 8)), Canonicalize())
+    assert "sym_size" not in dump(gm)
+    assert [line for line in dump(gm).splitlines() if "reshape" in line][-2:] == [
+        "%25 = reshape.default(%24, [-1, 8])",
+        "%27 = reshape.default(%26, [5, -1, 8])",
+    ]
+    (other,) = inputs((7, 5, 8))
+    torch.testing.assert_close(gm(other), model(other), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (
+            lambda m, x, y: torch.einsum("ij,ij->ij", x, y),
+            "einsum keeps einsum 'ij,ij->ij': it is not one matrix product per batch",
+        ),
+        (
+            lambda m, x, y: torch.einsum("ij,ik->k", x, y),
+            "einsum keeps einsum 'ij,ik->k': a letter is summed over one operand only",
+        ),
+        (
+            lambda m, x, y: torch.einsum("ii->i", x) + y[0],
+            "einsum keeps einsum 'ii->i': only two operands with an explicit output are decomposed",
+        ),
+        (
+            lambda m, x, y: torch.einsum("ii,ij->ij", x, y),
+            "einsum keeps einsum 'ii,ij->ij': a letter is repeated in one term",
+        ),
+    ],
+)
+def test_einsum_that_is_no_product_is_skipped(function: object, reason: str) -> None:
+    gm = capture(Calls2(function), inputs((4, 4), (4, 4)), dynamic_axes=())
+    report = run_passes(gm, [Canonicalize()])
+    assert report["canonicalize"].skipped == (Skip("einsum", reason),)
+
+
+def test_causal_attention_over_a_dynamic_length_is_skipped() -> None:
+    model = Calls(lambda m, x: F.scaled_dot_product_attention(x, x, x, is_causal=True))
+    gm = capture(model, inputs((2, 5, 8)), dynamic_axes=(0, 1))
+    name = "scaled_dot_product_attention"
+    assert run_passes(gm, [Canonicalize()])["canonicalize"] == PassResult(
+        0, (Skip(name, f"{name} keeps its one op: its mask is causal over a dynamic length"),)
+    )
+
+
+def test_a_tuple_output_keeps_its_structure() -> None:
+    model = Calls(lambda m, x: {"same": x.clone(), "pair": (F.relu6(x), x)})
+    gm, _ = apply(model, inputs(IMAGE), Canonicalize())
+    assert dump(gm).splitlines()[-1] == "return {same: %0, pair: (%1, %0)}"
