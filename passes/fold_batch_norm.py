@@ -229,7 +229,8 @@ def _set_parameters(gm: fx.GraphModule, layer: Layer, weight: Tensor, bias: Tens
     if layer.bias is not None and len(args[info.bias].users) == 1:
         set_constant(gm, str(args[info.bias].target), bias.to(dtype))
         return
-    name = str(args[info.weight].target).removesuffix("weight") + "bias"
+    name = str(args[info.weight].target)
+    name = f"{name.removesuffix('weight')}bias" if name.endswith("weight") else f"{name}_bias"
     args[info.bias] = add_constant(gm, name, bias.to(dtype), node)
     node.args = tuple(args)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).parent
-SHARED_DATA = TESTS.parents[1] / "shared" / "data"
+SHARED_DATA = Path(os.environ.get("FXEDGE_SHARED_DATA", TESTS.parents[1] / "shared" / "data"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
