@@ -13,11 +13,14 @@ from torch import Tensor, fx
 
 from ...backends.base import Backend
 from ..ir.errors import VerificationError
+from ..ir.nodes import placeholders
 from ..ir.passes import evaluate, flatten_tensors
+from ..ir.shapes import tensor_meta
 from ..quant.program import Program
 from ..quant.simulate import simulate
 from .accuracy import Share, accuracy, top1
 from .data import Batch, Dataset
+from .fitting import fitting_batches
 from .parity import EndToEnd, EndToEndCount, NodeParity, compare_nodes
 from .progress import Progress
 from .runtime import RemoteRuntime
@@ -74,17 +77,22 @@ def float_reference(gm: fx.GraphModule, data: Dataset, progress: Progress) -> Re
     labels: list[np.ndarray] = []
     done = 0
     with progress.track("evaluate float", data.count) as advance:
-        for batch in data:
+        for batch in fitting_batches(gm, data):
             logits = evaluate(gm, batch.inputs)[0]
             if logits.ndim != 2:
                 return None
             predicted.append(top1(logits.numpy()))
-            if batch.labels is not None:
+            if batch.labels is not None and _is_class(batch.labels):
                 labels.append(batch.labels.numpy())
             done += len(logits)
             advance(done)
-    found = np.concatenate(labels) if labels else None
+    found = np.concatenate(labels) if len(labels) == len(predicted) else None
     return Reference(np.concatenate(predicted), found)
+
+
+def _is_class(labels: Tensor) -> bool:
+    """One class index for each sample; anything else (a regression's targets) has no top-1 accuracy."""
+    return labels.ndim == 1 and not labels.is_floating_point()
 
 
 def check_target(
@@ -120,7 +128,7 @@ def check_target(
         golden, golden_worst = _golden(program, runtime, golden_inputs)
         end_to_end, predicted = _evaluate(program, runtime, data, parity_samples, progress)
         _require_exact(name, end_to_end)
-        latency = _time(runtime, list(paths), golden_inputs, timed_runs)
+        latency = _time(runtime, list(paths), _one_sample(program, golden_inputs), timed_runs)
     scored = None if reference is None or reference.labels is None else accuracy(predicted, reference.labels)
     agreement = None if reference is None else accuracy(predicted, reference.predicted)
     return Checked(nodes, end_to_end, golden, golden_worst, scored, agreement, latency)
@@ -176,7 +184,7 @@ def _evaluate(
     predicted: list[np.ndarray] = []
     done = 0
     with progress.track(f"evaluate {program.spec.name}", data.count) as advance:
-        for batch in data:
+        for batch in fitting_batches(program.gm, data):
             deployed = runtime.run(INT8, [tensor.numpy() for tensor in batch.inputs])
             if deployed[0].ndim == 2:
                 predicted.append(top1(deployed[0]))
@@ -199,12 +207,19 @@ def _time(runtime: RemoteRuntime, keys: list[str], inputs: Sequence[Tensor], rep
     if repeats == 0:
         return None
     keys = [key for key in keys if key != EXPOSED]
-    seconds = runtime.time(keys, [tensor[:1].numpy() for tensor in inputs], repeats)
+    seconds = runtime.time(keys, [tensor.numpy() for tensor in inputs], repeats)
     int8 = statistics.median(seconds[INT8])
     if FLOAT not in seconds:
         return Latency(int8, None, None)
     ratios = [f / i for f, i in zip(seconds[FLOAT], seconds[INT8], strict=True)]
     return Latency(int8, statistics.median(seconds[FLOAT]), statistics.median(ratios))
+
+
+def _one_sample(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The first sample; all of a batch whose size is fixed."""
+    meta = tensor_meta(placeholders(program.gm)[0])
+    fixed = meta is not None and isinstance(meta.shape[0], int)
+    return [tensor if fixed else tensor[:1] for tensor in inputs]
 
 
 def _arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,15 +16,16 @@ from torch import Tensor, fx
 
 from ...backends import registry
 from ...backends.base import Backend
-from ..ir.capture import Capturable
+from ..ir.capture import Capturable, load_pt2
 from ..ir.constants import constants
 from ..ir.dump import dump
-from ..ir.errors import BackendUnavailableError, FxedgeError, InputError
+from ..ir.errors import BackendUnavailableError, FxedgeError, InputError, VerificationError
 from ..quant.calibrate import CalibrationStats
 from .bundle import list_files, write_manifest, writing_bundle
 from .check import Artifacts, Checked, Reference, check_target, float_reference
 from .data import Dataset
 from .entries import calibration_entry, input_entries, pass_entries, share_entry, target_entry
+from .fitting import fixed_batch, in_batches_of
 from .lower import FloatModel, Lowered, collect, lower, plan_targets, prepare
 from .manifest import Manifest
 from .options import CompileOptions
@@ -103,12 +105,15 @@ def compile_model(
     if not backends:
         raise _all_failed(report)
     with writing_bundle(out, force=force) as folder:
-        with report.timed("capture and passes"):
-            report.float_model = prepare(model, example_inputs(data), options)
+        with report.timed("capture and passes"), progress.track("capture and passes"):
+            model = load_pt2(Path(model)) if isinstance(model, (str, Path)) else model
+            batch = fixed_batch(model, options)
+            data = in_batches_of(data, batch)
+            report.float_model = prepare(model, example_inputs(data, batch), options, data.name)
         stats = _calibrate(report, backends, data, options, progress)
-        golden = golden_inputs(data, options.golden_samples)
+        golden = golden_inputs(data, batch or options.golden_samples)
         _write_golden(folder / GOLDEN_INPUTS, report.float_model, golden)
-        judged = evaluation or data
+        judged = data if evaluation is None else in_batches_of(evaluation, batch)
         with report.timed("verify"):
             report.reference = float_reference(report.float_model.gm, judged, progress)
         for name, backend in backends.items():
@@ -117,6 +122,7 @@ def compile_model(
                     report, backend, stats, folder, golden, judged, options, progress
                 )
             except FxedgeError as error:
+                _discard(folder, name)
                 report.failures[name] = error
         if not report.results:
             raise _all_failed(report)
@@ -125,11 +131,13 @@ def compile_model(
     return report
 
 
-def example_inputs(data: Dataset) -> tuple[Tensor, ...]:
-    """The first two samples (one repeated if there is only one): what the graph is captured and checked on."""
+def example_inputs(data: Dataset, count: int | None = None) -> tuple[Tensor, ...]:
+    """The first `count` samples, or two (one repeated if need be): what the graph is captured and checked on."""
     first = next(iter(data), None)
     if first is None:
         raise InputError(f"{data.name} has no samples.")
+    if count is not None:
+        return tuple(tensor[:count] for tensor in first.inputs)
     tensors = tuple(tensor[:2] for tensor in first.inputs)
     return tuple(torch.cat([t, t]) if len(t) == 1 else t for t in tensors)
 
@@ -196,18 +204,18 @@ def _compile_target(
                 progress=progress,
             )
         save_file(checked.golden, folder / "golden" / f"{name}.safetensors")
-    except FxedgeError:
-        artifacts.int8.unlink()
-        if artifacts.float is not None:
-            artifacts.float.unlink()
-        artifacts.int8.parent.rmdir()
-        raise
     finally:
         artifacts.exposed.unlink(missing_ok=True)
     size = artifacts.int8.stat().st_size
     return TargetResult(
         lowered, checked, size, artifacts.float.stat().st_size if artifacts.float is not None else None
     )
+
+
+def _discard(folder: Path, name: str) -> None:
+    """Leave nothing of a target that failed."""
+    shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "golden" / f"{name}.safetensors").unlink(missing_ok=True)
 
 
 def _emit(
@@ -240,7 +248,7 @@ def _manifest(
         fxedge=__version__,
         model=model_name,
         model_sha256=graph_hash(model.gm),
-        inputs=input_entries(model, options),
+        inputs=input_entries(model),
         preprocess=data.preprocess,
         calibration=calibration_entry(stats, data),
         recipe=options.recipe,
@@ -268,4 +276,6 @@ def _all_failed(report: CompileReport) -> FxedgeError:
     if len(report.failures) == 1:
         return next(iter(report.failures.values()))
     lines = " ".join(f"[{name}] {error}" for name, error in report.failures.items())
-    return InputError(f"No target could be compiled. {lines}")
+    kinds = {type(error) for error in report.failures.values()}
+    kind = VerificationError if VerificationError in kinds else InputError
+    return kind(f"No target could be compiled. {lines}")

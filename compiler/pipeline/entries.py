@@ -50,13 +50,13 @@ def pass_entries(report: PassReport) -> tuple[PassEntry, ...]:
     )
 
 
-def input_entries(model: FloatModel, options: CompileOptions) -> tuple[TensorEntry, ...]:
+def input_entries(model: FloatModel) -> tuple[TensorEntry, ...]:
     """Name, dtype and shape of each input; the dynamic axes have size None."""
     entries = []
     for node in placeholders(model.gm):
         meta = tensor_meta(node)
         assert meta is not None
-        shape = tuple(None if axis in options.dynamic_axes else size for axis, size in enumerate(meta.shape))
+        shape = tuple(size if isinstance(size, int) else None for size in meta.shape)
         entries.append(TensorEntry(name=node.name, dtype=_dtype(meta), shape=shape))
     return tuple(entries)
 

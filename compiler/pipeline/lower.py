@@ -19,6 +19,7 @@ from ..quant.channel_stats import ChannelStats
 from ..quant.plan import Plan, plan_quantization
 from ..quant.program import Program, build_program
 from ..quant.target import TargetSpec
+from .fitting import require_fit
 from .options import CompileOptions
 from .progress import Progress, Silent
 from .recipes import RECIPES
@@ -43,16 +44,19 @@ class Lowered:
     passes: PassReport
 
 
-def prepare(model: Capturable, examples: Sequence[Tensor], options: CompileOptions) -> FloatModel:
-    """Capture `model` and run the recipe's float passes; `examples` are inputs of a few samples.
+def prepare(
+    model: Capturable, examples: Sequence[Tensor], options: CompileOptions, source: str = "the example"
+) -> FloatModel:
+    """Capture `model` and run the recipe's float passes; `examples` are inputs of a few samples of `source`.
 
     Raises:
         CaptureError, PassError: see there.
-        InputError: no recipe has this name.
+        InputError: no recipe has this name, or the examples do not fit an exported program.
     """
     if options.recipe not in RECIPES:
         raise InputError(f"Unknown recipe {options.recipe!r}; allowed: {', '.join(RECIPES)}.")
     gm = capture(model, examples, tracer=options.tracer, dynamic_axes=options.dynamic_axes)
+    require_fit(gm, examples, source)
     stats = ChannelStats()
     ctx = PassContext(example_inputs=tuple(examples), channel_stats=stats)
     report = run_passes(gm, RECIPES[options.recipe], ctx)

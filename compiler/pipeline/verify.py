@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from ..ir.errors import BundleError, VerificationError
+from ..ir.errors import BundleError, InputError, VerificationError
 from .bundle import read_bundle
 from .check import INT8
 from .driver import usable_backends
@@ -44,12 +44,13 @@ def verify_bundle(
     """Check hashes, then run each artifact (of `targets`, default all) on the golden inputs.
 
     Raises:
-        BundleError: the bundle is damaged or names no such target. A runtime's disagreement is a verdict.
+        BundleError: the bundle is damaged. InputError: it has no such target.
+        A runtime's disagreement is no error but a verdict.
     """
     manifest = read_bundle(folder)
     unknown = [name for name in targets if name not in manifest.targets]
     if unknown:
-        raise BundleError(f"{folder} has no target {unknown[0]!r}; it has {', '.join(manifest.targets)}.")
+        raise InputError(f"{folder} has no target {unknown[0]!r}; it has {', '.join(manifest.targets)}.")
     names = targets or tuple(manifest.targets)
     backends, missing = usable_backends(names)
     verdicts: dict[str, TargetVerdict] = {}
@@ -67,6 +68,10 @@ def _verify_target(folder: Path, manifest: Manifest, name: str, threads: int) ->
     entry = manifest.targets[name]
     inputs = load_file(folder / manifest.golden_inputs)
     golden = load_file(folder / entry.golden)
+    wanted = [(tensor.name, inputs) for tensor in manifest.inputs]
+    wanted += [(output.name, golden) for output in entry.outputs]
+    if absent := [tensor for tensor, found in wanted if tensor not in found]:
+        raise BundleError(f"The golden files of {folder} have no tensor {absent[0]!r}; the bundle is damaged.")
     try:
         with RemoteRuntime(name, {INT8: folder / entry.artifact}, threads) as runtime:
             outputs = runtime.run(INT8, [inputs[tensor.name] for tensor in manifest.inputs])

@@ -50,9 +50,12 @@ def run(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Keep library warnings and log lines out of the output; -W and PYTHONWARNINGS bring warnings back."""
+    """Keep library warnings and log lines out of the output: failures come as exceptions, and are told as such.
+
+    -W and PYTHONWARNINGS bring warnings back.
+    """
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:

@@ -1,0 +1,80 @@
+"""Whether samples fit the captured model: their number, types and sizes, said in the user's terms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from ..ir.capture import Capturable
+from ..ir.errors import InputError
+from ..ir.nodes import placeholders
+from ..ir.shapes import tensor_meta
+from .data import Batch, Dataset
+from .options import CompileOptions
+
+
+def fixed_batch(model: Capturable, options: CompileOptions) -> int | None:
+    """How many samples every batch must have; None where any number will do.
+
+    An exported program says it itself; a module captured without a dynamic batch axis takes one sample.
+    """
+    if not isinstance(model, ExportedProgram):
+        return None if 0 in options.dynamic_axes else 1
+    names = set(model.graph_signature.user_inputs)
+    node = next(node for node in model.graph.nodes if node.op == "placeholder" and node.name in names)
+    size = node.meta["val"].shape[0]
+    return size if isinstance(size, int) else None
+
+
+def in_batches_of(data: Dataset, size: int | None) -> Dataset:
+    """`data` in batches of `size` samples (the last may have fewer); as it is for None."""
+    return data if size is None else dataclasses.replace(data, batch_size=size)
+
+
+def fitting_batches(gm: fx.GraphModule, data: Dataset) -> Iterator[Batch]:
+    """The batches of `data`, each checked.
+
+    Raises:
+        InputError: see `require_fit`.
+    """
+    done = 0
+    for batch in data:
+        require_fit(gm, batch.inputs, f"{data.name}, samples from {done},")
+        done += len(batch.inputs[0])
+        yield batch
+
+
+def require_fit(gm: fx.GraphModule, inputs: Sequence[Tensor], source: str) -> None:
+    """Check `inputs` against the inputs of `gm`; an axis captured as dynamic takes any size.
+
+    Raises:
+        InputError: another number of inputs, another type, rank or size; names the input and both types.
+    """
+    expected = placeholders(gm)
+    if len(inputs) != len(expected):
+        names = ", ".join(node.name for node in expected)
+        raise InputError(f"{source} has {len(inputs)} input(s), but the model takes {len(expected)}: {names}")
+    for node, tensor in zip(expected, inputs, strict=True):
+        meta = tensor_meta(node)
+        if meta is not None and not _fits(tensor, meta):
+            raise InputError(
+                f"{source} has {_type_text(tensor)} as input {node.name}, but the model takes "
+                f"{_type_text(meta)}: check the data and the preprocessing (layout, size, dtype)"
+            )
+
+
+def _fits(tensor: Tensor, meta: Tensor) -> bool:
+    sizes = zip(tensor.shape, meta.shape, strict=False)
+    return (
+        tensor.dtype == meta.dtype
+        and tensor.ndim == meta.ndim
+        and all(size == captured or not isinstance(captured, int) for size, captured in sizes)
+    )
+
+
+def _type_text(tensor: Tensor) -> str:
+    sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in tensor.shape)
+    return f"{str(tensor.dtype).removeprefix('torch.')} [{sizes}]"
