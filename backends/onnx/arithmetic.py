@@ -34,6 +34,7 @@ from ...compiler.quant.arithmetic import (
     Kernel,
     KernelCall,
     accumulate_conv,
+    accumulate_conv_transpose,
     accumulate_linear,
     accumulate_matmul,
     centered,
@@ -46,6 +47,11 @@ from ...compiler.quant.qparams import QParams, dequantize, quantize
 def conv(call: KernelCall) -> Tensor:
     """QLinearConv."""
     return _requantize(call, _with_bias(call, accumulate_conv(call), axis=1), axis=1)
+
+
+def conv_transpose(call: KernelCall) -> Tensor:
+    """QLinearConv of the sub-pixel form (`emit_integer.conv_transpose`): the same sums, requantized alike."""
+    return _requantize(call, _with_bias(call, accumulate_conv_transpose(call), axis=1), axis=1)
 
 
 def linear(call: KernelCall) -> Tensor:
@@ -121,12 +127,12 @@ def average_pool(call: KernelCall) -> Tensor:
     """QLinearAveragePool: a float32 sum in window order; padding adds exact zeros."""
     x, attrs = dequantize(call.inputs[0], call.in_qparams[0]), call.attrs
     spatial = x.ndim - 2
-    window = [pool_sizes(attrs, key, spatial) for key in ("kernel_size", "stride", "padding")]
-    total = _window_sum(x, *window, attrs["ceil_mode"])
-    if attrs["count_include_pad"] and any(window[2]):
-        count = torch.tensor(float(math.prod(window[0])))
+    kernel, stride, padding = (pool_sizes(attrs, key, spatial) for key in ("kernel_size", "stride", "padding"))
+    total = _window_sum(x, kernel, stride, padding, attrs["ceil_mode"])
+    if attrs["count_include_pad"] and any(padding):
+        count = torch.tensor(float(math.prod(kernel)))
     else:
-        count = _window_sum(torch.ones_like(x[:1, :1]), *window, attrs["ceil_mode"])
+        count = _window_sum(torch.ones_like(x[:1, :1]), kernel, stride, padding, attrs["ceil_mode"])
     scaled = (total / count) / call.out_qparams.scale_tensor() + call.out_qparams.zero_point[0]
     return torch.round(scaled).clamp(*call.clamp).to(torch.int32)
 
@@ -142,9 +148,10 @@ def max_pool(call: KernelCall) -> Tensor:
     """MaxPool on the integers."""
     x, attrs = call.inputs[0], call.attrs
     spatial = x.ndim - 2
-    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[spatial - 1]
+    pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[spatial - 1]
     sizes = [pool_sizes(attrs, key, spatial) for key in ("kernel_size", "stride", "padding", "dilation")]
-    return pool(x.float(), *sizes, ceil_mode=attrs["ceil_mode"]).to(torch.int32).clamp(*call.clamp)
+    largest: Tensor = pool(x.float(), *sizes, ceil_mode=attrs["ceil_mode"])
+    return largest.to(torch.int32).clamp(*call.clamp)
 
 
 def upsample_nearest(call: KernelCall) -> Tensor:
@@ -229,9 +236,13 @@ def move(op: Callable[..., Any]) -> Kernel:
 
 
 def reshape(call: KernelCall) -> Tensor:
-    """view and reshape on the integers; a symbolic size stands as -1."""
-    size = call.attrs["size"] if "size" in call.attrs else call.attrs["shape"]
-    return call.inputs[0].reshape(_numbers(size)).clamp(*call.clamp)
+    """view and reshape on the integers: one unknown size is -1, else a symbol keeps the input's own size."""
+    x = call.inputs[0]
+    sizes = call.attrs["size"] if "size" in call.attrs else call.attrs["shape"]
+    if sum(isinstance(size, fx.Node) or size == -1 for size in sizes) <= 1:
+        return x.reshape(_numbers(sizes)).clamp(*call.clamp)
+    kept = [x.shape[place] if isinstance(size, fx.Node) else size for place, size in enumerate(sizes)]
+    return x.reshape(kept).clamp(*call.clamp)
 
 
 def piece(op: Callable[..., Any]) -> Kernel:
@@ -281,7 +292,7 @@ def _window_sum(
     total = x.new_zeros((*x.shape[:2], *sizes))
     for offsets in itertools.product(*(range(k) for k in kernel)):
         window = tuple(slice(o, o + (n - 1) * s + 1, s) for o, n, s in zip(offsets, sizes, stride, strict=True))
-        total = total + padded[(..., *window)]
+        total = total + padded[(slice(None), slice(None), *window)]
     return total
 
 

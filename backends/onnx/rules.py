@@ -1,9 +1,9 @@
 """Which aten ops onnxruntime runs on integers, with which kernel, and when not.
 
-Ops without a row have no integer kernel that QDQ fuses into (ConvTranspose, LayerNorm, Div, bilinear Resize,
-float reductions): they run in float between quantized neighbours. Sub, Tanh, HardSwish, HardSigmoid, Gelu and
-SiLU do so too, but their result depends on a few integers only and is reproduced, so that they count as integer
-steps whose parity is checked.
+Ops without a row have no integer kernel that QDQ fuses into (LayerNorm, Div, bilinear Resize, float reductions):
+they run in float between quantized neighbours. Sub, Tanh, HardSwish, HardSigmoid, Gelu and SiLU do so too, but
+their result depends on a few integers only and is reproduced, so that they count as integer steps whose parity is
+checked. ConvTranspose runs on integers as a QLinearConv whose output channels are rearranged.
 """
 
 from __future__ import annotations
@@ -57,8 +57,15 @@ def _two_tensors(node: fx.Node) -> str | None:
     return None if isinstance(bound_args(node)["other"], fx.Node) else "the other operand is a number"
 
 
+def _undilated(node: fx.Node) -> str | None:
+    dilation, sizes = bound_args(node)["dilation"], shape(node.args[0])[2:]
+    if set(dilation if isinstance(dilation, (list, tuple)) else [dilation]) != {1}:
+        return "a dilated transposed convolution has no integer form"
+    return None if all(isinstance(size, int) for size in sizes) else "a spatial axis has a symbolic size"
+
+
 def _matrix(node: fx.Node) -> str | None:
-    return None if all(len(shape(arg)) >= 2 for arg in node.args[:2]) else "an operand is a vector"  # type: ignore[arg-type]
+    return None if all(len(shape(arg)) >= 2 for arg in node.args[:2]) else "an operand is a vector"
 
 
 def _linear(node: fx.Node) -> str | None:
@@ -109,11 +116,19 @@ def _grows(node: fx.Node) -> str | None:
     return None if whole else "a pad is negative or symbolic"
 
 
-def _one_symbol(node: fx.Node) -> str | None:
-    args = bound_args(node)
+def _reshape(node: fx.Node) -> str | None:
+    args, old, new = bound_args(node), shape(node.args[0]), shape(node)
     sizes = args["size"] if "size" in args else args["shape"]
-    unknown = sum(isinstance(size, fx.Node) or size == -1 for size in sizes)
-    return None if unknown <= 1 else "more than one size is symbolic"
+    symbols = [place for place, size in enumerate(sizes) if isinstance(size, fx.Node)]
+    if len(symbols) + sum(size == -1 for size in sizes) <= 1:
+        return None
+    kept = all(place < len(old) and old[place] == new[place] for place in symbols)
+    return None if kept else "more than one size is unknown"
+
+
+def _static_sizes(node: fx.Node) -> str | None:
+    symbolic = any(isinstance(size, fx.Node) for size in bound_args(node)["sizes"])
+    return "a size is symbolic" if symbolic else None
 
 
 def _kept_symbols(node: fx.Node) -> str | None:
@@ -151,11 +166,15 @@ def _table(function: Any, fixed: QParams | None = None, tolerance: int = 0) -> O
 
 def _products() -> dict[OpOverload, OpRule]:
     convolution = _compute(arithmetic.conv)
+    transposed = _compute(arithmetic.conv_transpose, _undilated)
     product = _compute(arithmetic.matmul, _matrix)
     return {
         aten.conv1d.default: convolution,
         aten.conv2d.default: convolution,
         aten.conv3d.default: convolution,
+        aten.conv_transpose1d.default: transposed,
+        aten.conv_transpose2d.input: transposed,
+        aten.conv_transpose3d.input: transposed,
         aten.linear.default: _compute(arithmetic.linear, _linear),
         aten.matmul.default: product,
         aten.bmm.default: product,
@@ -213,11 +232,12 @@ def _views() -> dict[OpOverload, OpRule]:
     def pieces(op: Any) -> OpRule:
         return OpRule(arithmetic.piece(op), shared=True, check=_checked(_pieces))
 
-    reshape = OpRule(arithmetic.reshape, shared=True, check=_checked(_one_symbol))
+    reshape = OpRule(arithmetic.reshape, shared=True, check=_checked(_reshape))
     return {
         aten.view.default: reshape,
         aten.reshape.default: reshape,
         aten.flatten.using_ints: _move(aten.flatten.using_ints),
+        aten.unflatten.int: _move(aten.unflatten.int, _static_sizes),
         aten.permute.default: _move(aten.permute.default),
         aten.transpose.int: _move(aten.transpose.int),
         aten.unsqueeze.default: _move(aten.unsqueeze.default),

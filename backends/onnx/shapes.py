@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ...compiler.ir.constants import constant
 from ...compiler.ir.qops import is_dequantize, is_quantize
@@ -48,3 +49,23 @@ def fake(node: object) -> Any:
     if value is None:
         raise ShapeUnknown(f"the shape of {source.name} is not known; capture the model with fxedge.capture")
     return value
+
+
+def complete(gm: fx.GraphModule) -> None:
+    """Record what calls without a fake tensor evaluate to, from those that have one; quantize nodes need none."""
+    calls = [node for node in gm.graph.nodes if node.op == "call_function"]
+    missing = [n for n in calls if "val" not in n.meta and not (is_quantize(n) or is_dequantize(n))]
+    known = (node.meta.get("val") for node in gm.graph.nodes)
+    mode = next((value.fake_mode for value in known if isinstance(value, FakeTensor)), None)
+    if mode is None or not missing:
+        return
+
+    def value(argument: fx.Node) -> Any:
+        found = fake(argument)
+        real = isinstance(found, torch.Tensor) and not isinstance(found, FakeTensor)
+        return mode.from_tensor(found, static_shapes=True) if real else found
+
+    with torch.no_grad(), mode:
+        for node in missing:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+            node.meta["val"] = node.target(*args, **kwargs)

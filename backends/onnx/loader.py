@@ -1,0 +1,37 @@
+"""An ONNX artifact in onnxruntime, optimizer on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxRunner:
+    """One session on the CPU."""
+
+    session: Any
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Outputs in order, exposed integers after them; inputs in placeholder order."""
+        names = [value.name for value in self.session.get_inputs()]
+        feeds = {name: np.ascontiguousarray(value) for name, value in zip(names, inputs, strict=True)}
+        answers: list[np.ndarray] = self.session.run(None, feeds)
+        return answers
+
+
+def load(path: Path, threads: int = 1, optimized: Path | None = None) -> OnnxRunner:
+    """Open `path` with `threads` intra-op threads; `optimized` is where onnxruntime writes its own graph."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return OnnxRunner(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
