@@ -1,0 +1,70 @@
+"""A backend that runs TorchScript under one of torch's quantized engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import fx
+
+from ...compiler.quant.program import Program
+from ...compiler.quant.target import TargetSpec
+from . import archive, deprecated, loader
+from .loader import TorchScriptRunner
+from .lower import lower_float, lower_program
+from .roads import Roads
+
+
+@dataclass(frozen=True, slots=True)
+class TorchScriptBackend:
+    """`engine` is what `torch.backends.quantized.engine` must be; `roads` says how convolutions are run."""
+
+    spec: TargetSpec
+    engine: str
+    roads: Roads
+    artifact: str = "model.pt"
+
+    def missing(self) -> str | None:
+        """None where this torch build has the engine."""
+        engines = torch.backends.quantized.supported_engines
+        if self.engine in engines:
+            return None
+        found = ", ".join(engines)
+        return f"torch {torch.__version__} has no {self.engine} engine here, only {found}; use an x86-64 build"
+
+    def versions(self) -> dict[str, str]:
+        """torch, the engine and the instruction set that decide the numerics."""
+        return {
+            "torch": torch.__version__,
+            "engine": self.engine,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        }
+
+    def emit(self, program: Program, path: Path, expose: Sequence[str] = ()) -> None:
+        """Write the int8 artifact; `expose` names integer values to add as outputs.
+
+        Raises:
+            UnsupportedOpsError: every step that cannot be lowered, with reasons.
+        """
+        with deprecated.engine(self.engine):
+            module = lower_program(program, self.roads, expose)
+            archive.write(deprecated.script(module, optimize_numerics=False), path)
+
+    def emit_float(self, gm: fx.GraphModule, path: Path) -> None:
+        """Write the float artifact of a FLOAT graph: frozen, with torch's own folding.
+
+        Raises:
+            UnsupportedOpsError: every op that TorchScript does not have.
+        """
+        module = lower_float(gm, self.roads, self.spec.name)
+        archive.write(deprecated.script(module, optimize_numerics=True), path)
+
+    def load(self, path: Path, threads: int = 1) -> TorchScriptRunner:
+        """Load an artifact; sets the quantized engine and the thread count of this process."""
+        return loader.load(path, self.engine, threads)
+
+    def unfused(self, program: Program, path: Path) -> tuple[str, ...]:
+        """Nothing: the artifact is made of integer kernels directly, no optimizer decides."""
+        return ()

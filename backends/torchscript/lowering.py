@@ -1,0 +1,267 @@
+"""One function for each op that runs on integers: an `IntegerStep` becomes calls of `torch.ops.quantized`.
+
+A lowering gets the `Builder` and the step and returns the node of a quint8 tensor with the step's output
+parameters. What the packed kernels cannot take is told before anything is built (`refusal`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, op_name
+from ...compiler.ir.shapes import tensor_meta
+from ...compiler.quant.program import IntegerStep
+from ...compiler.quant.qparams import QParams
+from . import deprecated
+from .arithmetic import static_sizes
+from .builder import Builder
+from .grouping import ConvShape, merge_groups, split_into_frames
+from .transposed import TransposedShape, TransposeRoad, add_taps
+
+aten = torch.ops.aten
+quantized = torch.ops.quantized
+
+Lowering = Callable[[Builder, IntegerStep], fx.Node]
+_LOWERINGS: dict[OpOverload, Lowering] = {}
+
+
+def lower_integer(builder: Builder, step: IntegerStep) -> fx.Node:
+    """The quint8 tensor that `step` computes, its clamp included."""
+    return _LOWERINGS[step.anchor.target](builder, step)  # type: ignore[index]
+
+
+def refusal(step: IntegerStep) -> str | None:
+    """Why `step` cannot be lowered, or None."""
+    if step.anchor.target not in _LOWERINGS:
+        return f"no quantized kernel for {op_name(step.anchor.target)}"
+    for qp in (*step.in_qparams, step.out_qparams):
+        if (reason := activation_refusal(qp)) is not None:
+            return reason
+    if step.rule.shared and any(qp != step.out_qparams for qp in step.in_qparams):
+        return "inputs and output must have equal parameters"
+    fixed = step.rule.fixed
+    if fixed is not None and step.out_qparams != fixed:
+        return f"the output must have scale {fixed.scale[0]} and zero point {fixed.zero_point[0]}"
+    return _weight_refusal(step)
+
+
+def activation_refusal(qp: QParams) -> str | None:
+    """Why a quint8 tensor cannot have these parameters, or None."""
+    if qp.per_channel or (qp.dtype, qp.qmin, qp.qmax) != (torch.uint8, 0, 255):
+        return "activations must be uint8 in [0, 255] with one scale"
+    return None
+
+
+def _weight_refusal(step: IntegerStep) -> str | None:
+    qp = step.weight_qparams
+    if qp is None:
+        return None
+    if qp.dtype is not torch.int8 or any(qp.zero_point):
+        return "weights must be int8 with zero point 0"
+    if qp.per_channel and (qp.axis != 0 or step.anchor.target in CONV_TRANSPOSE):
+        return "weights must have one scale, or one for each output channel on axis 0"
+    if step.bias is not None and not step.bias.is_floating_point():
+        return "the bias must be float32"
+    return None
+
+
+def _lowers(ops: Iterable[OpOverload]) -> Callable[[Lowering], Lowering]:
+    def register(function: Lowering) -> Lowering:
+        for op in ops:
+            if op in _LOWERINGS:
+                raise ValueError(f"{op_name(op)} has a lowering already")
+            _LOWERINGS[op] = function
+        return function
+
+    return register
+
+
+@_lowers(CONV)
+def _conv(b: Builder, step: IntegerStep) -> fx.Node:
+    assert step.weight is not None
+    assert step.weight_qparams is not None
+    meta = tensor_meta(step.anchor)
+    output = tuple(meta.shape[2:]) if meta is not None else ()
+    known = output if output and all(isinstance(size, int) for size in output) else None
+    shape = ConvShape.of(step.weight, step.attrs, known)
+    road = b.roads.conv(shape)
+    stride, padding, dilation = list(shape.stride), list(shape.padding), list(shape.dilation)
+    (x,) = b.inputs(step)
+    weight, spatial = step.weight, len(stride)
+    if road.merge > 1:
+        weight = merge_groups(weight, shape.groups, road.merge)
+    if road.frames:
+        weight, spatial = split_into_frames(weight), 3
+        stride, padding, dilation = [2, *stride], [1, *padding], [1, *dilation]
+        frame = b.call(torch.unsqueeze, x, 2)
+        x = b.call(quantized.cat, [frame, frame], 2, *_scalars(step.in_qparams[0]))
+    packed = deprecated.quantized_tensor(weight, step.weight_qparams)
+    window = (stride, padding, dilation, shape.groups // road.merge)
+    parameters = b.attribute(deprecated.pack_conv(f"conv{spatial}d", packed, step.bias, *window))
+    result = _activated(b, step, f"conv{spatial}d", x, parameters)
+    return _bounded(b, step, b.call(torch.squeeze, result, 2) if road.frames else result)
+
+
+@_lowers(CONV_TRANSPOSE)
+def _conv_transpose(b: Builder, step: IntegerStep) -> fx.Node:
+    assert step.weight is not None
+    assert step.weight_qparams is not None
+    shape = TransposedShape.of(tuple(step.weight.shape), step.attrs)
+    road = b.roads.transpose(shape)
+    assert isinstance(road, TransposeRoad), road
+    _, _, more_padding, more_output = road.value
+    padding = [shape.padding[0] + more_padding, *shape.padding[1:]]
+    output_padding = [shape.output_padding[0] + more_output, *shape.output_padding[1:]]
+    op = f"conv_transpose{len(padding)}d"
+    packed = deprecated.quantized_tensor(add_taps(step.weight, road), step.weight_qparams)
+    window = (list(shape.stride), padding, output_padding, list(shape.dilation), shape.groups)
+    parameters = b.attribute(deprecated.pack_conv(op, packed, step.bias, *window))
+    (x,) = b.inputs(step)
+    result = b.call(getattr(quantized, op), x, parameters, *_scalars(step.out_qparams))
+    return _bounded(b, step, result, relu_done=False)
+
+
+@_lowers([aten.linear.default])
+def _linear(b: Builder, step: IntegerStep) -> fx.Node:
+    assert step.weight is not None
+    assert step.weight_qparams is not None
+    packed = deprecated.quantized_tensor(step.weight, step.weight_qparams)
+    parameters = b.attribute(deprecated.pack_linear(packed, step.bias))
+    return _bounded(b, step, _activated(b, step, "linear", *b.inputs(step), parameters))
+
+
+@_lowers([aten.add.Tensor])
+def _add(b: Builder, step: IntegerStep) -> fx.Node:
+    return _bounded(b, step, _activated(b, step, "add", *b.inputs(step)))
+
+
+@_lowers([aten.mul.Tensor])
+def _mul(b: Builder, step: IntegerStep) -> fx.Node:
+    return _bounded(b, step, _activated(b, step, "mul", *b.inputs(step)))
+
+
+@_lowers([aten.cat.default])
+def _concat(b: Builder, step: IntegerStep) -> fx.Node:
+    return b.call(quantized.cat, list(b.inputs(step)), step.attrs["dim"], *_scalars(step.out_qparams))
+
+
+@_lowers([aten.leaky_relu.default])
+def _leaky_relu(b: Builder, step: IntegerStep) -> fx.Node:
+    slope = step.attrs["negative_slope"]
+    return b.call(quantized.leaky_relu, *b.inputs(step), slope, False, *_scalars(step.out_qparams))
+
+
+@_lowers([aten.hardswish.default])
+def _hardswish(b: Builder, step: IntegerStep) -> fx.Node:
+    return b.call(quantized.hardswish, *b.inputs(step), *_scalars(step.out_qparams))
+
+
+@_lowers([aten.sigmoid.default])
+def _sigmoid(b: Builder, step: IntegerStep) -> fx.Node:
+    return b.call(quantized.sigmoid, *b.inputs(step), *_scalars(step.out_qparams))
+
+
+@_lowers([aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default])
+def _average_pool(b: Builder, step: IntegerStep) -> fx.Node:
+    x = b.channels_last(*b.inputs(step))
+    return b.call(_packet(step), x, *step.attrs.values())
+
+
+@_lowers([aten.mean.dim])
+def _mean(b: Builder, step: IntegerStep) -> fx.Node:
+    pooled = b.call(aten.adaptive_avg_pool2d, b.channels_last(*b.inputs(step)), [1, 1])
+    return pooled if step.attrs["keepdim"] else b.call(torch.flatten, pooled, 1)
+
+
+@_lowers([aten.upsample_nearest2d.vec])
+def _upsample(b: Builder, step: IntegerStep) -> fx.Node:
+    return b.call(_packet(step), *b.inputs(step), step.attrs["output_size"], step.attrs["scale_factors"])
+
+
+@_lowers([aten.pad.default, aten.constant_pad_nd.default])
+def _pad(b: Builder, step: IntegerStep) -> fx.Node:
+    value = float(step.attrs.get("value") or 0.0)
+    return b.call(aten.constant_pad_nd, *b.inputs(step), step.attrs["pad"], value)
+
+
+@_lowers([aten.view.default, aten.reshape.default])
+def _reshape(b: Builder, step: IntegerStep) -> fx.Node:
+    size = step.attrs["size"] if "size" in step.attrs else step.attrs["shape"]
+    return b.call(torch.reshape, *b.inputs(step), static_sizes(size))
+
+
+@_lowers([aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default])
+def _piece(b: Builder, step: IntegerStep) -> fx.Node:
+    attrs = [value for key, value in step.attrs.items() if key != "index"]
+    return b.call(operator.getitem, b.call(_packet(step), *b.inputs(step), *attrs), step.attrs["index"])
+
+
+@_lowers(
+    [
+        aten.relu.default,
+        aten.hardtanh.default,
+        aten.clamp.default,
+        aten.hardsigmoid.default,
+        aten.tanh.default,
+        aten.max_pool1d.default,
+        aten.max_pool2d.default,
+        aten.flatten.using_ints,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.unsqueeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.pixel_shuffle.default,
+        aten.slice.Tensor,
+        aten.select.int,
+    ]
+)
+def _same_op(b: Builder, step: IntegerStep) -> fx.Node:
+    return b.call(_packet(step), *b.inputs(step), *step.attrs.values())
+
+
+@_lowers([aten.expand.default])
+def _expand(b: Builder, step: IntegerStep) -> fx.Node:
+    return b.call(aten.expand, *b.inputs(step), step.attrs["size"])
+
+
+@_lowers([aten.contiguous.default])
+def _contiguous(b: Builder, step: IntegerStep) -> fx.Node:
+    (x,) = b.inputs(step)
+    return x
+
+
+def _activated(b: Builder, step: IntegerStep, op: str, *arguments: Any) -> fx.Node:
+    """`op`, or its form with a fused relu where the clamp is at least that."""
+    variant = f"{op}_relu" if _has_relu(step) else op
+    return b.call(getattr(quantized, variant), *arguments, *_scalars(step.out_qparams))
+
+
+def _has_relu(step: IntegerStep) -> bool:
+    return step.clamp[0] >= step.out_qparams.zero_point[0] > step.out_qparams.qmin
+
+
+def _bounded(b: Builder, step: IntegerStep, node: fx.Node, relu_done: bool = True) -> fx.Node:
+    """A clamp where the step's bounds are tighter than the dtype's and the fused relu's."""
+    qp = step.out_qparams
+    floor = qp.zero_point[0] if relu_done and _has_relu(step) else qp.qmin
+    if step.clamp == (floor, qp.qmax):
+        return node
+    low, high = ((bound - qp.zero_point[0]) * qp.scale[0] for bound in step.clamp)
+    return b.call(torch.clamp, node, low, high)
+
+
+def _packet(step: IntegerStep) -> Any:
+    target = step.anchor.target
+    assert isinstance(target, OpOverload)
+    return target.overloadpacket
+
+
+def _scalars(qp: QParams) -> tuple[float, int]:
+    return qp.scale[0], qp.zero_point[0]

@@ -1,0 +1,379 @@
+"""Every op with an integer rule, under every engine: simulated integers against the artifact's, optimizer on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fxedge.backends.fbgemm import backend as fbgemm
+from fxedge.backends.onednn import backend as onednn
+from fxedge.backends.torchscript.backend import TorchScriptBackend
+from fxedge.backends.x86 import backend as x86
+from quantized_ops import OpCase, off_by, qint8, quint8
+from torch import Tensor
+from torch.nn import functional as F
+
+aten = torch.ops.aten
+ENGINES = pytest.mark.parametrize("backend", [fbgemm, x86, onednn], ids=lambda backend: backend.engine)
+KINDS = ("random", "extreme", "ties")
+
+
+def integers(shape: tuple[int, ...], low: int, high: int, seed: int, kind: str) -> Tensor:
+    """Uniform integers; extreme: mostly the bounds; weights and activations alike."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(low, high + 1, shape, generator=generator, dtype=torch.int32)
+    if kind != "extreme":
+        return values
+    return torch.where(torch.rand(shape, generator=generator) < 0.7, high, low).to(torch.int32)
+
+
+def product(
+    op: torch._ops.OpOverload,
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    real: Callable[[Tensor, Tensor], Tensor],
+    args: tuple[object, ...],
+    kind: str,
+    seed: int,
+    activation: tuple[object, ...] = (),
+    out_channels: int | None = None,
+) -> OpCase:
+    """A convolution or linear; `out_channels` is given for the transposed ones, whose weight has one scale."""
+    x, weight = integers(x_shape, 0, 255, seed, kind), integers(weight_shape, -127, 127, seed + 1, kind)
+    generator = torch.Generator().manual_seed(seed)
+    channels = out_channels or weight_shape[0]
+    count = 1 if out_channels else channels
+    scales = torch.rand(count, generator=generator) * 0.01 + 0.001
+    bias = torch.randn(channels, generator=generator)
+    in_scale, in_zero = 0.0231, (0, 131, 255)[seed % 3]
+    if kind == "ties":
+        scales = torch.full((count,), 0.0013)
+        bias = torch.round(bias * 1000) * (0.0013 * in_scale)
+    sums = real((x - in_zero).double(), weight.double())
+    out_scale = max(float(sums.std()) * in_scale * float(scales.mean()) / 40, 1e-5)
+    if kind == "ties":
+        out_scale = in_scale * 0.0013 * max(2, 2 * round(out_scale / (in_scale * 0.0013) / 2))
+    qp = qint8(scales, None if out_channels else 0)
+    case = OpCase(op, [x], [quint8(in_scale, in_zero)], quint8(out_scale, 117), args, weight, qp, bias)
+    case.activation = activation
+    return case
+
+
+# name: op, x, weight, stride, padding, dilation, groups
+CONVS = {
+    "pointwise": (aten.conv2d.default, (2, 32, 9, 9), (24, 32, 1, 1), 1, 0, 1, 1),
+    "3x3": (aten.conv2d.default, (2, 16, 9, 8), (24, 16, 3, 3), 1, 1, 1, 1),
+    "stem": (aten.conv2d.default, (2, 3, 17, 17), (32, 3, 3, 3), 2, 1, 1, 1),
+    "dilated": (aten.conv2d.default, (1, 16, 15, 15), (8, 16, 3, 3), 1, 2, 2, 1),
+    "two groups": (aten.conv2d.default, (1, 16, 9, 9), (16, 8, 3, 3), 1, 1, 1, 2),
+    "4 channels per group, 24 in all": (aten.conv2d.default, (1, 24, 9, 9), (24, 4, 3, 3), 1, 1, 1, 6),
+    "2 channels per group, 24 in all": (aten.conv2d.default, (1, 24, 9, 9), (24, 2, 3, 3), 2, 1, 1, 12),
+    "depthwise 32": (aten.conv2d.default, (2, 32, 9, 9), (32, 1, 3, 3), 1, 1, 1, 32),
+    "depthwise 24": (aten.conv2d.default, (2, 24, 9, 9), (24, 1, 3, 3), 2, 1, 1, 24),
+    "depthwise 20": (aten.conv2d.default, (1, 20, 9, 9), (20, 1, 3, 3), 1, 1, 1, 20),
+    "depthwise 144": (aten.conv2d.default, (1, 144, 7, 7), (144, 1, 3, 3), 1, 1, 1, 144),
+    "depthwise 5x5": (aten.conv2d.default, (2, 40, 7, 7), (40, 1, 5, 5), 1, 2, 1, 40),
+    "depthwise 5x5, 120": (aten.conv2d.default, (1, 120, 8, 7), (120, 1, 5, 5), 2, 2, 1, 120),
+    "depthwise 7x7": (aten.conv2d.default, (1, 32, 9, 9), (32, 1, 7, 7), 1, 3, 1, 32),
+    "depthwise 7x7, output smaller than padding": (
+        aten.conv2d.default,
+        (1, 24, 2, 9),
+        (24, 1, 7, 7),
+        1,
+        3,
+        1,
+        24,
+    ),
+    "depthwise dilated": (aten.conv2d.default, (1, 32, 9, 9), (32, 1, 3, 3), 1, 2, 2, 32),
+    "depthwise twice as many": (aten.conv2d.default, (1, 32, 7, 7), (64, 1, 3, 3), 1, 1, 1, 32),
+    "1d": (aten.conv1d.default, (2, 16, 33), (24, 16, 3), 1, 1, 1, 1),
+    "1d depthwise": (aten.conv1d.default, (2, 16, 33), (16, 1, 5), 2, 2, 1, 16),
+    "3d": (aten.conv3d.default, (1, 8, 5, 6, 7), (16, 8, 3, 3, 3), 1, 1, 1, 1),
+    "3d depthwise": (aten.conv3d.default, (1, 24, 4, 5, 6), (24, 1, 3, 3, 3), 1, 1, 1, 24),
+}
+
+
+@ENGINES
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CONVS)
+def test_conv_is_exact(name: str, kind: str, backend: TorchScriptBackend, tmp_path: Path) -> None:
+    op, x, weight, *numbers, groups = CONVS[name]
+    spatial = len(x) - 2
+    window = [[number] * spatial for number in numbers]
+    conv = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
+    case = product(
+        op, x, weight, lambda a, b: conv(a, b, None, *window, groups), (*window, groups), kind, seed=len(name)
+    )
+    assert not off_by(case, backend, tmp_path).any()
+
+
+@ENGINES
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_depthwise_conv_does_not_saturate_at_the_largest_integers(
+    kernel: int, backend: TorchScriptBackend, tmp_path: Path
+) -> None:
+    x = torch.full((1, 144, 7, 7), 255, dtype=torch.int32)
+    for value in (127, -127):
+        weight = torch.full((144, 1, kernel, kernel), value, dtype=torch.int32)
+        scale = 0.02 * 0.01 * 255 * 127 * kernel * kernel / 120
+        args = ([1, 1], [kernel // 2] * 2, [1, 1], 144)
+        qp = qint8(torch.full((144,), 0.01))
+        case = OpCase(aten.conv2d.default, [x], [quint8(0.02, 0)], quint8(scale, 128), args, weight, qp)
+        assert not off_by(case, backend, tmp_path).any()
+
+
+ACTIVATIONS = {
+    "relu": (aten.relu.default,),
+    "relu6 inside the range": (aten.hardtanh.default, 0.0, 0.05),
+    "relu6 beyond the range": (aten.hardtanh.default, 0.0, 6e5),
+    "clamp": (aten.clamp.default, -0.02, 0.03),
+    "clamp from above zero": (aten.clamp.default, 0.01, None),
+}
+
+
+@ENGINES
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_fused_activations_of_conv(name: str, backend: TorchScriptBackend, tmp_path: Path) -> None:
+    args = ([1, 1], [1, 1], [1, 1], 1)
+
+    def real(x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, None, *args)
+
+    case = product(
+        aten.conv2d.default, (1, 8, 7, 7), (8, 8, 3, 3), real, args, "random", 3, activation=ACTIVATIONS[name]
+    )
+    assert not off_by(case, backend, tmp_path).any()
+
+
+@ENGINES
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(5, 64), (2, 3, 40), (1, 1280)])
+@pytest.mark.parametrize("activation", [(), (aten.relu.default,)], ids=["plain", "relu"])
+def test_linear_is_exact(
+    activation: tuple[object, ...], shape: tuple[int, ...], kind: str, backend: TorchScriptBackend, tmp_path: Path
+) -> None:
+    weight = (33, shape[-1])
+    case = product(aten.linear.default, shape, weight, F.linear, (), kind, shape[-1], activation=activation)
+    assert not off_by(case, backend, tmp_path).any()
+
+
+TRANSPOSED = {
+    "equal channels": ((1, 16, 6, 5), (16, 16, 3, 3), 2, 1, 0, 1),
+    "other channels": ((1, 16, 6, 5), (16, 8, 3, 3), 2, 1, 0, 1),
+    "other channels, stride 1": ((1, 16, 6, 5), (16, 8, 3, 3), 1, 1, 0, 1),
+    "two rows": ((1, 16, 6, 5), (16, 16, 2, 2), 2, 0, 0, 1),
+    "two rows, more channels": ((1, 16, 6, 5), (16, 24, 2, 2), 2, 0, 0, 1),
+    "output padding": ((1, 8, 6, 5), (8, 4, 3, 3), 2, 1, 1, 1),
+    "groups": ((1, 8, 6, 5), (8, 4, 3, 3), 2, 1, 0, 2),
+    "depthwise": ((2, 16, 6, 5), (16, 1, 3, 3), 2, 1, 0, 16),
+}
+
+
+def transposed(name: str, kind: str) -> OpCase:
+    x, weight, stride, padding, output_padding, groups = TRANSPOSED[name]
+    args = ([stride] * 2, [padding] * 2, [output_padding] * 2, groups, [1, 1])
+    return product(
+        aten.conv_transpose2d.input,
+        x,
+        weight,
+        lambda a, b: F.conv_transpose2d(a, b, None, *args),
+        args,
+        kind,
+        seed=len(name),
+        out_channels=weight[1] * groups,
+    )
+
+
+@ENGINES
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed_conv_is_exact_or_has_no_rule(
+    name: str, kind: str, backend: TorchScriptBackend, tmp_path: Path
+) -> None:
+    case = transposed(name, kind)
+    anchor = next(node for node in case.graph().graph.nodes if node.target is aten.conv_transpose2d.input)
+    reason = backend.spec.ops[aten.conv_transpose2d.input].check(anchor)
+    assert reason == REASONS.get((backend.engine, name))
+    if reason is None:
+        assert not off_by(case, backend, tmp_path).any()
+
+
+_WRONG = "torch's oneDNN kernel is wrong where a group's input and output channels differ"
+REASONS = {
+    ("x86", "other channels, stride 1"): _WRONG,
+    ("onednn", "other channels"): _WRONG,
+    ("onednn", "other channels, stride 1"): _WRONG,
+    ("onednn", "two rows, more channels"): _WRONG,
+    ("onednn", "output padding"): "oneDNN takes no output padding",
+}
+
+
+def two_inputs(op: torch._ops.OpOverload, kind: str, other: tuple[int, ...] | None = None) -> OpCase:
+    shape = (2, 16, 8, 8)
+    a, b = integers(shape, 0, 255, 1, kind), integers(other or shape, 0, 255, 2, kind)
+    scales = (0.0371, 0.0219, 0.0613) if kind != "ties" else (0.02, 0.04, 0.08)
+    product_scale = scales[0] * scales[1] * (64 if kind == "ties" else 70)
+    out = quint8(product_scale if op is aten.mul.Tensor else scales[2], 91)
+    return OpCase(op, [a, b], [quint8(scales[0], 113), quint8(scales[1], 7)], out)
+
+
+@ENGINES
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("activation", [(), (aten.relu.default,)], ids=["plain", "relu"])
+@pytest.mark.parametrize("op", [aten.add.Tensor, aten.mul.Tensor], ids=["add", "mul"])
+def test_add_and_mul_are_exact_in_whole_vectors(
+    op: torch._ops.OpOverload,
+    activation: tuple[object, ...],
+    kind: str,
+    backend: TorchScriptBackend,
+    tmp_path: Path,
+) -> None:
+    case = two_inputs(op, kind)
+    case.activation = activation
+    assert not off_by(case, backend, tmp_path).any()
+
+
+@ENGINES
+def test_mul_broadcasts_exactly(backend: TorchScriptBackend, tmp_path: Path) -> None:
+    for kind in KINDS:
+        case = two_inputs(aten.mul.Tensor, kind, (2, 16, 1, 1))
+        assert not off_by(case, backend, tmp_path).any()
+
+
+@ENGINES
+def test_add_with_a_broadcast_stays_within_its_tolerance(backend: TorchScriptBackend, tmp_path: Path) -> None:
+    for kind in KINDS:
+        off = off_by(two_inputs(aten.add.Tensor, kind, (2, 16, 1, 1)), backend, tmp_path)
+        assert off.abs().max() <= backend.spec.ops[aten.add.Tensor].tolerance == 1
+        assert kind == "ties" or not off.any()
+
+
+UNARY = {
+    "leaky_relu": (aten.leaky_relu.default, (0.1,), None),
+    "hardswish": (aten.hardswish.default, (), None),
+    "hardsigmoid": (aten.hardsigmoid.default, (), quint8(1 / 256, 0)),
+    "sigmoid": (aten.sigmoid.default, (), quint8(1 / 256, 0)),
+    "tanh": (aten.tanh.default, (), quint8(1 / 128, 128)),
+}
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_elementwise_functions_are_exact_in_whole_vectors(name: str, tmp_path: Path) -> None:
+    op, args, fixed = UNARY[name]
+    x = torch.arange(256, dtype=torch.int32).reshape(2, 8, 4, 4)
+    for index in range(4):
+        in_qp = quint8(0.011 + 0.017 * index, 67 * index)
+        out_qp = fixed or quint8(in_qp.scale[0] * (0.5, 1.3, 2, 3)[index], 31)
+        assert not off_by(OpCase(op, [x], [in_qp], out_qp, args), fbgemm, tmp_path).any()
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_elementwise_functions_stay_within_their_tolerance_in_the_rest(name: str, tmp_path: Path) -> None:
+    op, args, fixed = UNARY[name]
+    x = torch.arange(240, dtype=torch.int32).reshape(1, 3, 16, 5)
+    in_qp = quint8(0.04, 67)
+    off = off_by(OpCase(op, [x], [in_qp], fixed or quint8(0.08, 31), args), fbgemm, tmp_path)
+    assert off.abs().max() <= fbgemm.spec.ops[op].tolerance == 1
+
+
+def pooled(op: torch._ops.OpOverload, args: tuple[object, ...], channels: int = 40) -> OpCase:
+    qp = quint8(0.0371, 113)
+    return OpCase(op, [integers((2, channels, 7, 6), 0, 255, 5, "random")], [qp], qp, args)
+
+
+MOVES = {
+    "max_pool2d": (aten.max_pool2d.default, ([3, 3], [2, 2], [1, 1])),
+    "max_pool2d dilated ceil": (aten.max_pool2d.default, ([2, 2], [2, 2], [1, 1], [2, 2], True)),
+    "avg_pool2d": (aten.avg_pool2d.default, ([2, 2],)),
+    "avg_pool2d padded": (aten.avg_pool2d.default, ([3, 3], [2, 2], [1, 1])),
+    "avg_pool2d without padding": (aten.avg_pool2d.default, ([3, 3], [2, 2], [1, 1], False, False)),
+    "avg_pool2d ceil": (aten.avg_pool2d.default, ([3, 2], [2, 1], [1, 0], True, True)),
+    "adaptive 1": (aten.adaptive_avg_pool2d.default, ([1, 1],)),
+    "adaptive 3x2": (aten.adaptive_avg_pool2d.default, ([3, 2],)),
+    "mean": (aten.mean.dim, ([2, 3],)),
+    "mean kept": (aten.mean.dim, ([-1, -2], True)),
+    "nearest": (aten.upsample_nearest2d.vec, (None, [2.0, 3.0])),
+    "nearest size": (aten.upsample_nearest2d.vec, ([9, 13], None)),
+    "pad": (aten.constant_pad_nd.default, ([1, 2, 0, 1], 0.0)),
+    "pad value": (aten.pad.default, ([1, 2], "constant", -0.5)),
+    "relu": (aten.relu.default, ()),
+    "hardtanh": (aten.hardtanh.default, (-0.4, 1.1)),
+    "clamp": (aten.clamp.default, (None, 0.7)),
+    "view": (aten.view.default, ([2, -1],)),
+    "reshape": (aten.reshape.default, ([-1, 4, 10, 7, 6],)),
+    "flatten": (aten.flatten.using_ints, (1,)),
+    "permute": (aten.permute.default, ([0, 2, 3, 1],)),
+    "transpose": (aten.transpose.int, (1, 2)),
+    "unsqueeze": (aten.unsqueeze.default, (1,)),
+    "slice": (aten.slice.Tensor, (1, 2, 30, 3)),
+    "select": (aten.select.int, (2, 3)),
+    "expand": (aten.expand.default, ([2, 40, 7, 6],)),
+    "pixel_shuffle": (aten.pixel_shuffle.default, (2,)),
+    "contiguous": (aten.contiguous.default, ()),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_pools_and_moves_are_exact(name: str, tmp_path: Path) -> None:
+    op, args = MOVES[name]
+    assert not off_by(pooled(op, args), fbgemm, tmp_path).any()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8, 16, 24, 33, 64, 70])
+@pytest.mark.parametrize(
+    "name", ["avg_pool2d", "avg_pool2d without padding", "adaptive 1", "adaptive 3x2", "mean"]
+)
+def test_average_pools_are_exact_for_any_channel_count(name: str, channels: int, tmp_path: Path) -> None:
+    op, args = MOVES[name]
+    assert not off_by(pooled(op, args, channels), fbgemm, tmp_path).any()
+
+
+def test_max_pool1d_is_exact(tmp_path: Path) -> None:
+    qp = quint8(0.0371, 113)
+    x = integers((2, 8, 17), 0, 255, 5, "random")
+    case = OpCase(aten.max_pool1d.default, [x], [qp], qp, ([3], [2], [1]))
+    assert not off_by(case, fbgemm, tmp_path).any()
+
+
+def test_cat_of_equal_parameters_is_exact(tmp_path: Path) -> None:
+    qp = quint8(0.0371, 113)
+    x, y = (integers((2, channels, 7, 6), 0, 255, channels, "random") for channels in (5, 24))
+    assert not off_by(OpCase(aten.cat.default, [x, y], [qp, qp], qp, (1,), listed=True), fbgemm, tmp_path).any()
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "piece"),
+    [
+        (aten.chunk.default, (3, 1), 1),
+        (aten.split.Tensor, (16, 1), 2),
+        (aten.split_with_sizes.default, ([10, 30], 1), 1),
+    ],
+    ids=["chunk", "split", "split_with_sizes"],
+)
+def test_pieces_of_a_split_are_exact(
+    op: torch._ops.OpOverload, args: tuple[object, ...], piece: int, tmp_path: Path
+) -> None:
+    case = pooled(op, args)
+    case.piece = piece
+    assert not off_by(case, fbgemm, tmp_path).any()
+
+
+def test_every_rule_has_a_case() -> None:
+    tested = {op for op, *_ in (*CONVS.values(), *UNARY.values(), *MOVES.values())}
+    tested |= {aten.conv_transpose2d.input, aten.linear.default, aten.add.Tensor, aten.mul.Tensor}
+    tested |= {aten.cat.default, aten.max_pool1d.default, aten.chunk.default, aten.split.Tensor}
+    tested |= {aten.split_with_sizes.default}
+    untested = {aten.conv_transpose1d.default, aten.conv_transpose3d.input, aten.squeeze.dim, aten.squeeze.dims}
+    assert set(fbgemm.spec.ops) == tested | untested
+    assert set(x86.spec.ops) == set(onednn.spec.ops) == set(fbgemm.spec.ops)
+
+
+def test_ties_case_holds_ties() -> None:
+    case = two_inputs(aten.add.Tensor, "ties")
+    a, b = (x - qp.zero_point[0] for x, qp in zip(case.inputs, case.in_qparams, strict=True))
+    quarters = (a * 0.02 + b * 0.04) / 0.08
+    assert ((quarters - quarters.floor() - 0.5).abs() < 1e-4).sum() > 100
+    assert math.isclose(case.out_qparams.scale[0], 0.08, rel_tol=1e-6)
