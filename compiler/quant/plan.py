@@ -152,7 +152,8 @@ def _candidate(gm: fx.GraphModule, node: fx.Node, target: TargetSpec, keep_float
         return "its bias is computed, not constant"
     inputs = activation_inputs(node)
     for value in inputs:
-        meta = tensor_meta(value)
+        stored = constant(gm, value)
+        meta = tensor_meta(value) if stored is None else stored
         if meta is not None and meta.dtype is not torch.float32:
             return f"its input {value.name} is {str(meta.dtype).removeprefix('torch.')}, not float32"
     if not inputs:

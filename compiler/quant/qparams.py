@@ -59,7 +59,6 @@ class QParams:
 
     def __post_init__(self) -> None:
         f32 = tuple(torch.tensor(self.scale, dtype=torch.float32).tolist())
-        object.__setattr__(self, "scale", f32)
         _check_range(self.qmin, self.qmax, self.dtype)
         if not f32 or not all(s > 0 and math.isfinite(s) for s in f32):
             raise ValueError(f"scales must be positive and finite in float32, got {self.scale}")
@@ -69,6 +68,7 @@ class QParams:
             raise ValueError(f"{len(f32)} scales need an axis")
         if not all(self.qmin <= z <= self.qmax for z in self.zero_point):
             raise ValueError(f"zero points {self.zero_point} outside [{self.qmin}, {self.qmax}]")
+        object.__setattr__(self, "scale", f32)
 
     @property
     def per_channel(self) -> bool:
