@@ -42,8 +42,8 @@ class Latency:
     """Medians over interleaved runs of one sample, seconds; `ratio` is the median of float / int8 by pair."""
 
     int8: float
-    float: float | None
-    ratio: float | None
+    ratio: float | None = None
+    float: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +210,9 @@ def _time(runtime: RemoteRuntime, keys: list[str], inputs: Sequence[Tensor], rep
     seconds = runtime.time(keys, [tensor.numpy() for tensor in inputs], repeats)
     int8 = statistics.median(seconds[INT8])
     if FLOAT not in seconds:
-        return Latency(int8, None, None)
+        return Latency(int8)
     ratios = [f / i for f, i in zip(seconds[FLOAT], seconds[INT8], strict=True)]
-    return Latency(int8, statistics.median(seconds[FLOAT]), statistics.median(ratios))
+    return Latency(int8, statistics.median(ratios), statistics.median(seconds[FLOAT]))
 
 
 def _one_sample(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:

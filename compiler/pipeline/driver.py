@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, fx
 
 from ...backends import registry
@@ -169,7 +169,7 @@ def _calibrate(
 def _write_golden(path: Path, model: FloatModel, golden: Sequence[Tensor]) -> None:
     names = [node.name for node in model.gm.graph.nodes if node.op == "placeholder"]
     path.parent.mkdir()
-    save_file(dict(zip(names, golden, strict=True)), path)
+    path.write_bytes(save(dict(zip(names, golden, strict=True))))
 
 
 def _compile_target(
@@ -203,7 +203,7 @@ def _compile_target(
                 threads=options.threads,
                 progress=progress,
             )
-        save_file(checked.golden, folder / "golden" / f"{name}.safetensors")
+        (folder / "golden" / f"{name}.safetensors").write_bytes(save(checked.golden))
     finally:
         artifacts.exposed.unlink(missing_ok=True)
     size = artifacts.int8.stat().st_size

@@ -23,7 +23,7 @@ from . import exits, flags
 app = typer.Typer(
     name="fxedge",
     help="Compile PyTorch models to verified int8 artifacts for edge runtimes.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -73,11 +73,14 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _fxedge(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(exits.WRONG_INPUT)
 
 
 @app.command("compile")

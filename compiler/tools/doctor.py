@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from ...backends import registry
-from .tables import make_table
+from .tables import make_table, print_table
 
 _LIBRARIES = ("fxedge", "torch", "numpy", "onnx", "onnxruntime", "safetensors", "pydantic")
 _FEATURES = {
@@ -99,9 +99,9 @@ def print_findings(console: Console, found: Findings) -> None:
     for name, version in found.libraries.items():
         facts.add_row(name, version or "not installed")
     facts.add_row("torch quantized engines", ", ".join(found.engines) or "none")
-    console.print(facts)
+    print_table(console, facts)
     console.print()
     targets = make_table("target", "usable", "")
     for name, why in found.targets.items():
         targets.add_row(name, "yes" if why is None else "no", why or "")
-    console.print(targets)
+    print_table(console, targets)

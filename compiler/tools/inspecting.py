@@ -28,7 +28,7 @@ from .compiling import choose_targets
 from .config import CompileConfig
 from .inputs import EMBEDDED, LoadedModel, load_data, load_model
 from .progress import make_progress
-from .tables import first_few, group_reasons, make_table, plural, size_text
+from .tables import first_few, group_reasons, make_table, plural, print_table, size_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _print_ranges(console: Console, plan: Plan, stats: CalibrationStats) -> None
         table.add_row(
             group.members[0], f"{low:.5g}", f"{high:.5g}", f"{qp.scale[0]:.6g}", str(qp.zero_point[0]), shared
         )
-    console.print(table)
+    print_table(console, table)
 
 
 def _range(group: Group, stats: CalibrationStats) -> tuple[float, float, QParams]:
@@ -154,12 +154,12 @@ def print_manifest(console: Console, manifest: Manifest) -> None:
     facts.add_row("compiled by", f"fxedge {manifest.fxedge}, recipe {manifest.recipe}")
     if manifest.float_accuracy is not None:
         facts.add_row("float accuracy", f"{manifest.float_accuracy.hits} of {manifest.float_accuracy.total}")
-    console.print(facts, markup=False)
+    print_table(console, facts)
     console.print()
     table = make_table("target", "artifact", "size", "int8", "float", "accuracy", "integer nodes", "runtime")
     for name, entry in manifest.targets.items():
         table.add_row(name, entry.artifact, size_text(manifest.files[entry.artifact].size), *_target_cells(entry))
-    console.print(table)
+    print_table(console, table)
     for name, entry in manifest.targets.items():
         pairs = (text.partition(": ")[::2] for text in entry.float_ops)
         for reason, nodes in group_reasons(pairs).items():

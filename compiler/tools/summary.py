@@ -19,7 +19,7 @@ from ..pipeline.driver import TargetResult
 from ..pipeline.entries import share_entry
 from ..quant.plan import Plan
 from .compiling import Outcome
-from .tables import first_few, group_reasons, make_table, plural, size_text
+from .tables import first_few, group_reasons, make_table, plural, print_table, size_text
 
 _VERIFICATION = "verify"
 
@@ -27,7 +27,7 @@ _VERIFICATION = "verify"
 def print_summary(console: Console, outcome: Outcome) -> None:
     """The whole report of a compilation."""
     report = outcome.report
-    console.print(_target_table(report.results))
+    print_table(console, _target_table(report.results))
     console.print()
     if report.reference is not None and report.reference.accuracy is not None:
         console.print(f"float accuracy      {_share(report.reference.accuracy)}")

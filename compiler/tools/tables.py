@@ -31,6 +31,13 @@ def make_table(*columns: str) -> Table:
     return table
 
 
+def print_table(console: Console, table: Table) -> None:
+    """The table without the blanks with which rich fills its lines."""
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
 def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from ...backends import registry
 from ..ir.ops import op_name
 from ..quant.qparams import QSpec
 from ..quant.target import TargetSpec
-from .tables import make_table
+from .tables import make_table, print_table
 
 
 def describe_targets() -> dict[str, dict[str, Any]]:
@@ -34,16 +35,14 @@ def _describe(name: str) -> dict[str, Any]:
 
 
 def spec_text(spec: QSpec) -> str:
-    """`uint8 0..255`, `int8 -127..127 symmetric, per channel`."""
+    """`uint8 0..255`, `int8 ±127 per channel`."""
     dtype = str(spec.dtype).removeprefix("torch.")
-    extras = [word for word, holds in (("symmetric", spec.symmetric), ("per channel", spec.per_channel)) if holds]
-    return " ".join([f"{dtype} {spec.qmin}..{spec.qmax}", ", ".join(extras)]).strip()
+    bounds = f"±{spec.qmax}" if spec.symmetric and spec.qmin == -spec.qmax else f"{spec.qmin}..{spec.qmax}"
+    return f"{dtype} {bounds}{' per channel' if spec.per_channel else ''}"
 
 
 def print_targets(console: Console, found: dict[str, dict[str, Any]]) -> None:
-    table = make_table(
-        "target", "activations", "weights", "bias", "int8 ops", "not exact (LSB)", "isa", "installed"
-    )
+    table = make_table("target", "activations", "weights", "bias", "int8 ops", "isa", "installed")
     for name, facts in found.items():
         table.add_row(
             name,
@@ -51,12 +50,22 @@ def print_targets(console: Console, found: dict[str, dict[str, Any]]) -> None:
             facts["weights"],
             facts["bias"],
             str(len(facts["integer_ops"])),
-            ", ".join(f"{op.partition('.')[0]} {lsb}" for op, lsb in facts["not_exact"].items()) or "none",
             ", ".join(facts["isa"]) or "any",
             "yes" if facts["missing"] is None else "no",
         )
-    console.print(table)
+    print_table(console, table)
     for name, facts in found.items():
-        lines = [*facts["notes"], *([facts["missing"]] if facts["missing"] else [])]
-        for line in lines:
+        missing = () if facts["missing"] is None else (facts["missing"],)
+        for line in (_exactness(facts["not_exact"]), *facts["notes"], *missing):
             console.print(f"{name}: {line}", markup=False, soft_wrap=True)
+
+
+def _exactness(not_exact: Mapping[str, int]) -> str:
+    """Which ops may be off, by how much; every other integer op is exact."""
+    if not not_exact:
+        return "every integer op is exact."
+    by_lsb: dict[int, list[str]] = {}
+    for op, lsb in not_exact.items():
+        by_lsb.setdefault(lsb, []).append(op.partition(".")[0])
+    groups = [f"{', '.join(ops)} within {lsb} LSB" for lsb, ops in sorted(by_lsb.items())]
+    return f"{'; '.join(groups)}; every other integer op is exact."

@@ -12,7 +12,7 @@ from ..pipeline.bundle import MANIFEST
 from ..pipeline.verify import TargetVerdict, VerifyReport, verify_bundle
 from .exits import CHECK_FAILED, DONE, PARTLY_DONE
 from .progress import make_progress
-from .tables import make_table
+from .tables import make_table, print_table
 
 
 def run_verify(folder: Path, targets: tuple[str, ...], *, threads: int, quiet: bool) -> VerifyReport:
@@ -46,7 +46,7 @@ def print_verdicts(console: Console, folder: Path, report: VerifyReport) -> None
     table = make_table("target", "verdict", "")
     for name, verdict in report.verdicts.items():
         table.add_row(name, _word(verdict), verdict.message)
-    console.print(table)
+    print_table(console, table)
 
 
 def _word(verdict: TargetVerdict) -> str:
