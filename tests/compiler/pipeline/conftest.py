@@ -1,0 +1,13 @@
+from pathlib import Path
+
+import pytest
+from small_compile import compile_small
+
+from fxedge.compiler.pipeline.driver import CompileReport
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompileReport]:
+    """The small model compiled for onnx: the bundle (not to be changed) and the report."""
+    out = tmp_path_factory.mktemp("compiled") / "bundle"
+    return out, compile_small(out)

@@ -1,0 +1,48 @@
+import pytest
+from fxedge.backends import registry
+from fxedge.compiler.ir.dump import dump
+from fxedge.compiler.ir.errors import InputError
+from fxedge.compiler.pipeline.lower import collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.options import CompileOptions
+from fxedge.compiler.quant.program import DequantizeStep, IntegerStep, QuantizeStep
+from small_compile import small_data, small_images, small_model
+
+
+def test_an_unknown_recipe():
+    with pytest.raises(InputError) as caught:
+        prepare(small_model(), (small_images(2),), CompileOptions(recipe="fast"))
+    assert str(caught.value) == "Unknown recipe 'fast'; allowed: default."
+
+
+def test_the_float_model_is_folded_and_not_changed_by_lowering():
+    model = prepare(small_model(), (small_images(2),), CompileOptions())
+    assert "batch_norm" not in dump(model.gm)
+    text = dump(model.gm)
+    spec = registry.get("onnx").spec
+    plans = plan_targets(model, [spec], CompileOptions())
+    stats = collect(model, plans, (batch.inputs for batch in small_data()), CompileOptions())
+    lowered = lower(model, spec, plans["onnx"], stats)
+    assert dump(model.gm) == text
+    assert [type(step) for step in lowered.program.steps] == [
+        QuantizeStep,
+        IntegerStep,
+        IntegerStep,
+        IntegerStep,
+        DequantizeStep,
+    ]
+    assert list(lowered.passes) == ["insert-qdq", "clean-qdq"]
+
+
+def test_keep_float_and_per_tensor_reach_the_plan():
+    model = prepare(small_model(), (small_images(2),), CompileOptions())
+    options = CompileOptions(keep_float=("4",), per_tensor_weights=True)
+    plan = plan_targets(model, [registry.get("onnx").spec], options)["onnx"]
+    assert [(skip.node.split(" ")[0], skip.reason) for skip in plan.floats] == [("4", "kept float by '4'")]
+    assert [op.weight.per_channel for op in plan.ops.values() if op.weight is not None] == [False]
+
+
+def test_progress_counts_samples():
+    model = prepare(small_model(), (small_images(2),), CompileOptions())
+    plans = plan_targets(model, [registry.get("onnx").spec], CompileOptions())
+    stats = collect(model, plans, (batch.inputs for batch in small_data()), CompileOptions(), samples=12)
+    assert stats.samples == 12
