@@ -11,8 +11,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import io
 import operator
+import sys
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -62,8 +65,8 @@ def capture(
         gm = _from_program(_export(model, inputs, tracer, dynamic_axes))
     else:
         raise CaptureError(
-            f"Cannot capture a {type(model).__name__}; allowed: an nn.Module, an fx.GraphModule, an "
-            "ExportedProgram, or the path of a .pt2 file."
+            f"Cannot capture an object of type {type(model).__name__}; allowed: an nn.Module, an fx.GraphModule, "
+            "an ExportedProgram, or the path of a .pt2 file."
         )
     _check(gm)
     return gm
@@ -84,13 +87,16 @@ def _export(
     model: nn.Module, inputs: tuple[Tensor, ...], tracer: Tracer, dynamic_axes: Sequence[int]
 ) -> ExportedProgram:
     with _eval_mode(model):
+        printed = io.StringIO()
         try:
-            traced = fx.symbolic_trace(model) if tracer == "symbolic" else model
-            return torch.export.export(
-                traced, inputs, dynamic_shapes=_dynamic_shapes(traced, inputs, dynamic_axes), strict=False
-            )
+            with contextlib.redirect_stderr(printed):  # torch prints the half-made graph of a failed export
+                traced = fx.symbolic_trace(model) if tracer == "symbolic" else model
+                shapes = _dynamic_shapes(traced, inputs, dynamic_axes)
+                program = torch.export.export(traced, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
-            raise CaptureError(explain(error, model, tracer, inputs)) from error
+            raise CaptureError(explain(error, model, tracer, inputs, dynamic_axes)) from error
+    sys.stderr.write(printed.getvalue())
+    return program
 
 
 def _dynamic_shapes(model: nn.Module, inputs: tuple[Tensor, ...], axes: Sequence[int]) -> tuple[Any, ...]:
@@ -127,14 +133,16 @@ def load_pt2(path: Path) -> ExportedProgram:
     """The program in a `.pt2` file. This runs code: torch's loader unpickles and evaluates what the file holds."""
     if not path.is_file():
         raise CaptureError(f"{path} does not exist; give the path of a .pt2 file made by torch.export.save.")
-    try:
-        return torch.export.load(path)
-    except Exception as error:
-        kind = type(error).__name__
-        raise CaptureError(
-            f"{path} is not a readable .pt2 file ({kind}: {_first_line(error)}); make it with torch.export.save, "
-            "with a torch no newer than this one."
-        ) from error
+    cause: Exception | None = None
+    if zipfile.is_zipfile(path):  # else torch logs a traceback on its way to the same end
+        try:
+            return torch.export.load(path)
+        except Exception as error:
+            cause = error
+    raise CaptureError(
+        f"{path} is not a readable .pt2 file: it is damaged, it was not made by torch.export.save, or a torch "
+        f"newer than this one ({torch.__version__}) made it."
+    ) from cause
 
 
 def _from_program(program: ExportedProgram) -> fx.GraphModule:
@@ -216,7 +224,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_plain(item) for item in value if item is not None)
     raise CaptureError(
-        f"The model returns a {type(value).__name__} ({value!r}); allowed: tensors, tuples, lists and dicts."
+        f"The model returns {value!r}, of type {type(value).__name__}; allowed: tensors, tuples, lists and dicts."
     )
 
 
@@ -247,7 +255,3 @@ def _has_quantize(gm: fx.GraphModule) -> bool:
     from .qops import DEQUANTIZE, QUANTIZE
 
     return any(node.target in QUANTIZE or node.target in DEQUANTIZE for node in gm.graph.nodes)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else "no message"

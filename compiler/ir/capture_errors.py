@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -38,12 +39,18 @@ _ADVICE = (
 )
 
 
-def explain(error: BaseException, model: nn.Module, tracer: str, inputs: tuple[Tensor, ...]) -> str:
+def explain(
+    error: BaseException, model: nn.Module, tracer: str, inputs: tuple[Tensor, ...], dynamic_axes: Sequence[int]
+) -> str:
     """One paragraph: what failed, in which module and line, and what to do."""
-    path, line = _where(error, model)
+    found = _fails_when_larger(model, inputs, dynamic_axes) if "specializ" in str(error) else None
+    path, line = _where(found or error, model)
     shapes = ", ".join(f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for tensor in inputs)
     where = f" in module {path or '(root)'}" + (f" at {line}" if line else "")
     reason = _reason(error)
+    if "specializ" in str(error):
+        axes = ", ".join(map(str, dynamic_axes))
+        reason = f"its inputs cannot change in size on axis {axes}" + (f": {_reason(found)}" if found else "")
     return (
         f"{type(model).__name__} could not be captured with tracer={tracer!r}{where}: {reason} "
         f"(example inputs: {shapes}). {_advice(error, reason)}"
@@ -55,15 +62,30 @@ def _advice(error: BaseException, reason: str) -> str:
     for needle, advice in _ADVICE:
         if needle in text:
             return advice
-    if isinstance(error, (RuntimeError, ValueError, TypeError)) and "shape" in text:
-        return "Check that the example input has the shape that the model expects."
+    if any(word in text for word in ("shape", "channels", "size of tensor", "missing a required argument")):
+        return "Check that there is one example input for each input of the model, of the shape that it expects."
     return "Check that model(*example_inputs) runs in eval mode, then simplify the line named here."
 
 
 def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return text if text.endswith(".") else f"{text}"
+    return text.removesuffix(".")
+
+
+def _fails_when_larger(
+    model: nn.Module, inputs: tuple[Tensor, ...], dynamic_axes: Sequence[int]
+) -> Exception | None:
+    """What the model raises on inputs that are one larger on their dynamic axes; torch.export knows only that
+    some line fixed a size, not which."""
+    for axis in dynamic_axes:
+        inputs = tuple(torch.cat([t, t.narrow(axis, 0, 1)], axis) if axis < t.ndim else t for t in inputs)
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    except Exception as error:
+        return error
+    return None
 
 
 def _where(error: BaseException, model: nn.Module) -> tuple[str, str]:

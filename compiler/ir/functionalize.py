@@ -11,6 +11,10 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from .errors import CaptureError
+from .nodes import describe
+from .ops import op_name
+
 
 def has_alias_risk(graph: fx.Graph) -> bool:
     """Whether an in-place call writes to a tensor that a view shares, or has no functional twin."""
@@ -26,7 +30,11 @@ def has_alias_risk(graph: fx.Graph) -> bool:
 
 
 def make_functional(graph: fx.Graph) -> None:
-    """Replace every in-place call by its functional twin; call only where `has_alias_risk` is False."""
+    """Replace every in-place call by its functional twin; call only where `has_alias_risk` is False.
+
+    Raises:
+        CaptureError: a call writes to a constant: the model keeps state between calls.
+    """
     order = {node: index for index, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         if not _mutates(node):
@@ -35,6 +43,12 @@ def make_functional(graph: fx.Graph) -> None:
         written = node.args[0]
         assert twin is not None
         assert isinstance(written, fx.Node)
+        if written.op == "get_attr":
+            raise CaptureError(
+                f"The model writes to its own tensor {written.target!r} at each call ({describe(node)}: "
+                f"{op_name(node.target)}), and a compiled graph keeps no state. Take that state as an input and "
+                "give it back as an output, or leave it out in eval mode."
+            )
         node.target = twin
         for user in list(written.users):
             if order[user] > order[node]:

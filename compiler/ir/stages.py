@@ -78,8 +78,17 @@ def _verify_call(node: fx.Node, stage: Stage) -> None:
     if target._schema.is_mutable:
         raise VerifierError(f"{describe(node)} calls {op_name(target)}, which writes to its input")
     flag = _TRAINING_ARGUMENT.get(target)
-    if flag is not None and bound_args(node)[flag]:
-        raise VerifierError(f"{describe(node)} was captured in training mode; call model.eval() first")
+    if flag is None or not bound_args(node)[flag]:
+        return
+    if bound_args(node).get("running_mean", True) is None:
+        raise VerifierError(
+            f"{describe(node)} normalizes by the statistics of its batch; only batch norms with running "
+            "statistics can be compiled"
+        )
+    raise VerifierError(
+        f"{describe(node)} was captured in training mode; call model.eval() first, and give functional calls "
+        "training=self.training"
+    )
 
 
 def _verify_quantized(gm: fx.GraphModule) -> None:
