@@ -1,0 +1,168 @@
+from pathlib import Path
+
+import pytest
+import torch
+from fxedge.backends import registry
+from fxedge.compiler.ir.capture import capture
+from fxedge.compiler.ir.errors import (
+    BackendUnavailableError,
+    BundleError,
+    CaptureError,
+    InputError,
+    UnsupportedOpsError,
+    VerificationError,
+)
+from fxedge.compiler.pipeline.bundle import read_bundle
+from fxedge.compiler.pipeline.data import from_arrays
+from fxedge.compiler.pipeline.driver import (
+    CompileReport,
+    compile_model,
+    example_inputs,
+    golden_inputs,
+    graph_hash,
+)
+from fxedge.compiler.pipeline.options import CompileOptions
+from small_compile import compile_small, leftovers, small_data, small_images, small_model
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, target: str, method: str, error: Exception) -> None:
+    def raising(self: object, *given: object, **named: object) -> None:
+        if method == "emit":
+            given[1].write_bytes(b"half")  # type: ignore[attr-defined]
+        raise error
+
+    monkeypatch.setattr(type(registry.get(target)), method, raising)
+
+
+def test_the_bundle_holds_what_the_manifest_says(compiled: tuple[Path, CompileReport]):
+    folder, report = compiled
+    assert read_bundle(folder) == report.manifest
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "golden/inputs.safetensors",
+        "golden/onnx.safetensors",
+        "manifest.json",
+        "onnx/float_model.onnx",
+        "onnx/model.onnx",
+    ]
+
+
+def test_the_report_has_times_sizes_and_measurements(compiled: tuple[Path, CompileReport]):
+    report = compiled[1]
+    assert list(report.seconds) == ["capture and passes", "calibrate", "verify", "lower and emit"]
+    result = report.results["onnx"]
+    assert result.size == (compiled[0] / "onnx" / "model.onnx").stat().st_size
+    assert result.float_size == (compiled[0] / "onnx" / "float_model.onnx").stat().st_size
+    assert report.failures == {}
+
+
+@pytest.mark.parametrize("target", ["onnx", "fbgemm"])
+def test_the_same_compilation_gives_the_same_bytes(tmp_path: Path, target: str):
+    for name in ("a", "b"):
+        compile_small(tmp_path / name, (target,))
+    for path in (tmp_path / "a").rglob("*"):
+        if path.is_file():
+            other = tmp_path / "b" / path.relative_to(tmp_path / "a")
+            assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_evaluation_data_may_be_a_stream(tmp_path: Path):
+    evaluation = from_arrays(lambda: (batch for batch in [small_images(3), small_images(2)]))
+    report = compile_model(
+        small_model(),
+        small_data(),
+        ("onnx",),
+        tmp_path / "b",
+        evaluation=evaluation,
+        options=CompileOptions(timed_runs=0),
+    )
+    agreement = report.results["onnx"].checked.agreement
+    assert agreement is not None
+    assert agreement.total == 5
+    assert report.results["onnx"].checked.accuracy is None
+
+
+def test_one_sample_of_fixed_size(tmp_path: Path):
+    report = compile_small(tmp_path / "b", dynamic_axes=())
+    assert report.manifest is not None
+    assert report.manifest.inputs[0].shape == (1, 1, 6, 6)
+    assert report.results["onnx"].checked.end_to_end.samples == 12
+
+
+def test_without_the_float_artifact(tmp_path: Path):
+    report = compile_small(tmp_path / "b", float_artifact=False)
+    assert report.results["onnx"].float_size is None
+    assert not (tmp_path / "b" / "onnx" / "float_model.onnx").exists()
+
+
+def test_a_target_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fail(monkeypatch, "fbgemm", "emit", UnsupportedOpsError("fbgemm", [("conv", "conv2d.default", "too wide")]))
+    report = compile_small(tmp_path / "b", ("onnx", "fbgemm"))
+    assert list(report.results) == ["onnx"]
+    assert {name: str(error) for name, error in report.failures.items()} == {
+        "fbgemm": "1 op(s) cannot be lowered to fbgemm:\n  conv conv2d.default: too wide"
+    }
+    assert list(read_bundle(tmp_path / "b").targets) == ["onnx"]
+    assert not (tmp_path / "b" / "fbgemm").exists()
+
+
+def test_a_target_that_is_not_verified_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(type(registry.get("onnx")), "unfused", lambda self, program, path: ("conv2d",))
+    with pytest.raises(VerificationError) as caught:
+        compile_small(tmp_path / "b")
+    assert str(caught.value) == (
+        "onnx: 1 op(s) planned as int8 run in float after the runtime's own optimizer: conv2d."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_target_failing_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fail(monkeypatch, "onnx", "emit", UnsupportedOpsError("onnx", [("a", "b", "c")]))
+    monkeypatch.setattr(type(registry.get("fbgemm")), "missing", lambda self: "the engine is missing")
+    with pytest.raises(InputError) as caught:
+        compile_small(tmp_path / "b", ("onnx", "fbgemm"))
+    assert str(caught.value) == (
+        "No target could be compiled. [fbgemm] Target fbgemm cannot be used here: the engine is missing "
+        "[onnx] 1 op(s) cannot be lowered to onnx:\n  a b: c"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_runtime_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(type(registry.get("onnx")), "missing", lambda self: "run: pip install onnxruntime")
+    with pytest.raises(BackendUnavailableError) as caught:
+        compile_small(tmp_path / "b")
+    assert str(caught.value) == "Target onnx cannot be used here: run: pip install onnxruntime"
+
+
+def test_a_folder_that_exists_is_told_before_the_work(compiled: tuple[Path, CompileReport]):
+    with pytest.raises(BundleError, match="exists already"):
+        compile_model(small_model(), small_data(), ("onnx",), compiled[0])
+
+
+def test_a_forced_compilation_that_fails_keeps_the_good_bundle(tmp_path: Path):
+    compile_small(tmp_path / "b")
+    before = (tmp_path / "b" / "manifest.json").read_bytes()
+    wrong = from_arrays(torch.zeros(4, 1, 5, 5))
+    with pytest.raises(CaptureError):
+        compile_model(small_model(), wrong, ("onnx",), tmp_path / "b", force=True)
+    assert (tmp_path / "b" / "manifest.json").read_bytes() == before
+    assert leftovers(tmp_path) == []
+
+
+def test_examples_and_golden_inputs():
+    data, one = small_data(), small_data(1)
+    assert [tuple(tensor.shape) for tensor in example_inputs(data)] == [(2, 1, 6, 6)]
+    assert [tuple(tensor.shape) for tensor in example_inputs(data, 1)] == [(1, 1, 6, 6)]
+    assert torch.equal(example_inputs(one)[0][0], example_inputs(one)[0][1])
+    assert torch.equal(golden_inputs(data, 6)[0], small_images(12)[:6])
+    assert len(golden_inputs(one, 6)[0]) == 1
+
+
+def test_the_model_hash_knows_weights():
+    model = small_model()
+    gm = capture(model, (small_images(2),))
+    before = graph_hash(gm)
+    assert before == graph_hash(capture(small_model(), (small_images(2),)))
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] += 1
+    assert graph_hash(gm) != before
