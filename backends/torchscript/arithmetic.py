@@ -9,6 +9,7 @@ Settled against torch 2.13 on x86-64 with AVX-512 VNNI, activations quint8 [0, 2
 * Conv under x86 and onednn, transposed conv where oneDNN runs it: `rint(((f32(acc) * s_x) * s_w + b) * f32(1 /
   s_y) + z_y)`. The zero point is added before rounding; s_x went through its reciprocal in float32, twice.
   Linear under onednn: the same, with s_w through its reciprocal too.
+* quantize_per_tensor: `rint(fma(x, f32(1 / s), z))`: one rounding before the integer's.
 * mul: `rint(f32(a' * b') * (f32(s_a * s_b) * f32(1 / s_y))) + z_y`.
 * add and the elementwise functions dequantize with a fused multiply-add, `fma(q, s, -(s * z))`, and quantize
   with f32(1 / s_y). Elements that do not fill a vector (the last `numel mod 128`, and the ends of each thread's
@@ -49,9 +50,10 @@ aten = torch.ops.aten
 
 
 def quantize(x: Tensor, qp: QParams) -> Tensor:
-    """float -> int32 by x * f32(1 / scale), halves to even, clamped to [qmin, qmax]. Per tensor."""
-    rounded = torch.round(x * (1.0 / qp.scale_tensor())) + qp.zero_point[0]
-    return rounded.clamp(qp.qmin, qp.qmax).to(torch.int32)
+    """quantize_per_tensor, float -> int32: `rint(fma(x, f32(1 / scale), zero_point))`, clamped to [qmin, qmax]."""
+    inverse = 1.0 / qp.scale_tensor()
+    shifted = (x.double() * inverse.double() + qp.zero_point[0]).float()
+    return torch.round(shifted).clamp(qp.qmin, qp.qmax).to(torch.int32)
 
 
 def fbgemm_conv(call: KernelCall) -> Tensor:
@@ -99,7 +101,7 @@ def onednn_linear(call: KernelCall) -> Tensor:
 def add(call: KernelCall) -> Tensor:
     """quantized::add and add_relu."""
     a, b = (_dequantize_fused(x, qp) for x, qp in zip(call.inputs, call.in_qparams, strict=True))
-    return quantize(a + b, call.out_qparams).clamp(*call.clamp)
+    return _finish(call, _quantize_vector(a + b, call.out_qparams))
 
 
 def mul(call: KernelCall) -> Tensor:
@@ -131,7 +133,7 @@ def elementwise(function: Callable[[Tensor], Tensor]) -> Kernel:
     def kernel(call: KernelCall) -> Tensor:
         qp = call.in_qparams[0]
         grid = torch.arange(qp.qmin, qp.qmax + 1, dtype=torch.int32)
-        table = quantize(function(_dequantize_fused(grid, qp)), call.out_qparams).clamp(*call.clamp)
+        table = _finish(call, _quantize_vector(function(_dequantize_fused(grid, qp)), call.out_qparams))
         return table[(call.inputs[0] - qp.qmin).long()]
 
     return kernel
@@ -255,6 +257,11 @@ def _dequantize_fused(q: Tensor, qp: QParams) -> Tensor:
     scale = qp.scale_tensor()
     offset = -scale * qp.zero_point[0]
     return (q.double() * scale.double() + offset.double()).float()
+
+
+def _quantize_vector(x: Tensor, qp: QParams) -> Tensor:
+    """The vector loops of elementwise kernels: `rint(x * f32(1 / scale)) + zero_point`, not clamped."""
+    return torch.round(x * (1.0 / qp.scale_tensor())) + qp.zero_point[0]
 
 
 def _window_counts(size: int, windows: int) -> Tensor:

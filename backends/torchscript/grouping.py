@@ -120,7 +120,7 @@ def x86_road(shape: ConvShape) -> Road:
     fits = [
         f for f in range(2, shape.groups + 1) if shape.groups % f == 0 and shape.groups // f <= X86_ONEDNN_GROUPS
     ]
-    return Road(min(fits, key=lambda f: (f * shape.per_group < 8, f)))
+    return Road(min(fits, key=lambda f: (f * shape.per_group % 8 != 0, f)))
 
 
 def onednn_road(shape: ConvShape) -> Road:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ...compiler.ir.constants import constant
 from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, OPS, bound_args
-from ...compiler.ir.qops import is_dequantize
+from ...compiler.ir.qops import is_dequantize, is_quantize
 from ...compiler.ir.shapes import tensor_meta
 from ...compiler.quant.arithmetic import Kernel
 from ...compiler.quant.qparams import QParams, QSpec
@@ -74,6 +74,14 @@ def weight_shape(node: fx.Node) -> tuple[int, ...] | None:
     source = weight.args[0] if is_dequantize(weight) else weight
     found = None if gm is None else constant(gm, source)
     return None if found is None else tuple(found.shape)
+
+
+def recorded_shape(node: object) -> tuple[int, ...] | None:
+    """The recorded shape of a value, looked up through quantize and dequantize nodes."""
+    while is_dequantize(node) or is_quantize(node):
+        node = node.args[0]  # type: ignore[attr-defined]
+    value = tensor_meta(node) if isinstance(node, fx.Node) else None
+    return None if value is None else tuple(value.shape)
 
 
 def _elementwise() -> dict[OpOverload, OpRule]:
@@ -135,14 +143,9 @@ def _all_of(*checks: Support) -> Support:
     return lambda node: next((reason for check in checks if (reason := check(node)) is not None), None)
 
 
-def _shape(node: object) -> tuple[int, ...] | None:
-    value = tensor_meta(node) if isinstance(node, fx.Node) else None
-    return None if value is None else tuple(value.shape)
-
-
 def _rank(expected: int) -> Support:
     def check(node: fx.Node) -> str | None:
-        shape = _shape(node.args[0]) or _shape(node)
+        shape = recorded_shape(node.args[0])
         if shape is None:
             return "its input's shape is not known"
         return None if len(shape) == expected else f"its input has {len(shape)} axes, the kernel takes {expected}"
@@ -152,13 +155,13 @@ def _rank(expected: int) -> Support:
 
 def _batched(node: fx.Node) -> str | None:
     """Convolutions take inputs with a batch axis only."""
-    shape = _shape(node.args[0])
+    shape = recorded_shape(node.args[0])
     expected = OPS[node.target].spatial + 2  # type: ignore[index]
     return "its input has no batch axis" if shape is not None and len(shape) != expected else None
 
 
 def _matrix(node: fx.Node) -> str | None:
-    shape = _shape(node.args[0])
+    shape = recorded_shape(node.args[0])
     return "its input is a vector" if shape is not None and len(shape) < 2 else None
 
 

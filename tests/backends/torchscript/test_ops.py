@@ -211,8 +211,12 @@ REASONS = {
 }
 
 
-def two_inputs(op: torch._ops.OpOverload, kind: str, other: tuple[int, ...] | None = None) -> OpCase:
-    shape = (2, 16, 8, 8)
+def two_inputs(
+    op: torch._ops.OpOverload,
+    kind: str,
+    other: tuple[int, ...] | None = None,
+    shape: tuple[int, ...] = (2, 16, 8, 8),
+) -> OpCase:
     a, b = integers(shape, 0, 255, 1, kind), integers(other or shape, 0, 255, 2, kind)
     scales = (0.0371, 0.0219, 0.0613) if kind != "ties" else (0.02, 0.04, 0.08)
     product_scale = scales[0] * scales[1] * (64 if kind == "ties" else 70)
@@ -244,11 +248,17 @@ def test_mul_broadcasts_exactly(backend: TorchScriptBackend, tmp_path: Path) -> 
 
 
 @ENGINES
-def test_add_with_a_broadcast_stays_within_its_tolerance(backend: TorchScriptBackend, tmp_path: Path) -> None:
+def test_add_broadcasts_exactly(backend: TorchScriptBackend, tmp_path: Path) -> None:
     for kind in KINDS:
-        off = off_by(two_inputs(aten.add.Tensor, kind, (2, 16, 1, 1)), backend, tmp_path)
-        assert off.abs().max() <= backend.spec.ops[aten.add.Tensor].tolerance == 1
-        assert kind == "ties" or not off.any()
+        case = two_inputs(aten.add.Tensor, kind, (2, 16, 1, 1))
+        assert not off_by(case, backend, tmp_path).any()
+
+
+def test_add_stays_within_its_tolerance_outside_whole_vectors(tmp_path: Path) -> None:
+    for shape in ((1, 3, 7, 5), (2, 3, 9)):
+        case = two_inputs(aten.add.Tensor, "ties", shape=shape)
+        assert off_by(case, fbgemm, tmp_path).abs().max() <= fbgemm.spec.ops[aten.add.Tensor].tolerance == 1
+        assert not off_by(two_inputs(aten.add.Tensor, "random", shape=shape), fbgemm, tmp_path).any()
 
 
 UNARY = {
