@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ...compiler.ir.ops import aten, clamp_bounds
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import quantize
-from .arithmetic import pad_value
+from .arithmetic import GATE, HALF, pad_value, sixth
 from .emit_pools import onnx_pads, pad_mode
 from .emit_products import spread
 from .emit_views import split_sizes
@@ -118,6 +118,42 @@ def clamp(emitter: Emitter, step: IntegerStep) -> str | None:
     return w.op("Clip", [integers, *limits], emitter.inner_name(step))
 
 
+def hardsigmoid(emitter: Emitter, step: IntegerStep) -> str | None:
+    """x / 6 + 0.5, clamped to [0, 1] by saturation: QLinearAdd."""
+    if step.out_qparams != GATE:
+        return None
+    return _hard_gate(emitter, step, step.anchor.name, emitter.inner_name(step))
+
+
+def hardswish(emitter: Emitter, step: IntegerStep) -> str:
+    """x times its hard-sigmoid, on integers: QLinearAdd and QLinearMul."""
+    return _gated(emitter, step, _hard_gate(emitter, step, f"{step.anchor.name}/add", f"{step.anchor.name}/gate"))
+
+
+def silu(emitter: Emitter, step: IntegerStep) -> str:
+    """x times its sigmoid, on integers: QLinearSigmoid and QLinearMul."""
+    w, name = emitter.writer, step.anchor.name
+    source = emitter.dequantize(_input(emitter, step), step.in_qparams[0], f"{name}/dequantized")
+    sigmoid = w.op("Sigmoid", [source], f"{name}/sigmoid")
+    return _gated(emitter, step, emitter.quantize(sigmoid, GATE, f"{name}/gate"))
+
+
+def _hard_gate(emitter: Emitter, step: IntegerStep, name: str, out: str) -> str:
+    """The integers of hard-sigmoid(x), parameters GATE."""
+    w = emitter.writer
+    source = emitter.dequantize(_input(emitter, step), sixth(step.in_qparams[0]), f"{name}/sixth")
+    half = emitter.dequantize(w.scalar(255, torch.uint8), HALF, f"{name}/half")
+    return emitter.quantize(w.op("Add", [source, half], name), GATE, out)
+
+
+def _gated(emitter: Emitter, step: IntegerStep, gate: str) -> str:
+    """Input times gate."""
+    name = step.anchor.name
+    source = emitter.dequantize(_input(emitter, step), step.in_qparams[0], f"{name}/input")
+    product = emitter.writer.op("Mul", [source, emitter.dequantize(gate, GATE, f"{name}/by")], name)
+    return emitter.quantize(product, step.out_qparams, emitter.inner_name(step))
+
+
 def mean(emitter: Emitter, step: IntegerStep) -> str | None:
     """Without keepdim, the integers of the global average lose their axes after quantization."""
     if step.attrs["keepdim"]:
@@ -164,6 +200,9 @@ LOWERINGS: Mapping[Any, IntegerLowering] = {
     aten.relu.default: clamp,
     aten.hardtanh.default: clamp,
     aten.clamp.default: clamp,
+    aten.hardsigmoid.default: hardsigmoid,
+    aten.hardswish.default: hardswish,
+    aten.silu.default: silu,
     aten.mean.dim: mean,
     aten.pad.default: pad,
     aten.constant_pad_nd.default: pad,

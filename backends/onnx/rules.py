@@ -1,8 +1,8 @@
 """Which aten ops onnxruntime runs on integers, with which kernel, and when not.
 
 Ops without a row have no integer kernel that QDQ fuses into (LayerNorm, Div, bilinear Resize, float reductions):
-they run in float between quantized neighbours. Sub, Tanh, HardSwish, HardSigmoid, Gelu and SiLU do so too, but
-their result depends on a few integers only and is reproduced, so that they count as integer steps whose parity is
+they run in float between quantized neighbours. Sub, Tanh and Gelu do so too, but their result
+depends on a few integers only and is reproduced, so that they count as integer steps whose parity is
 checked. ConvTranspose runs on integers as a QLinearConv whose output channels are rearranged.
 """
 
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import fx
 from torch._ops import OpOverload
-from torch.nn import functional as F
 
 from ...compiler.ir.ops import bound_args
 from ...compiler.quant.qparams import QParams, QSpec, quantize
@@ -30,7 +29,6 @@ WEIGHT = QSpec(-127, 127, torch.int8, symmetric=True, per_channel=True)
 
 _CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default})
 _PROBABILITY = QParams((1 / 256,), (0,), 0, 255, torch.uint8)
-_GATE = QParams((1 / 255,), (0,), 0, 255, torch.uint8)
 _TANH = QParams((1 / 128,), (128,), 0, 255, torch.uint8)
 
 
@@ -193,11 +191,11 @@ def _elementwise() -> dict[OpOverload, OpRule]:
         aten.hardtanh.default: clamp,
         aten.clamp.default: clamp,
         aten.leaky_relu.default: OpRule(arithmetic.leaky_relu),
-        aten.hardswish.default: _table(arithmetic.hardswish),
-        aten.hardsigmoid.default: _table(arithmetic.hardsigmoid, fixed=_GATE),
+        aten.hardswish.default: OpRule(arithmetic.hardswish),
+        aten.hardsigmoid.default: OpRule(arithmetic.hardsigmoid, fixed=arithmetic.GATE),
         aten.sigmoid.default: _table(torch.sigmoid, fixed=_PROBABILITY, tolerance=1),
         aten.tanh.default: _table(torch.tanh, fixed=_TANH, tolerance=1),
-        aten.silu.default: _table(F.silu, tolerance=1),
+        aten.silu.default: OpRule(arithmetic.silu, tolerance=1),
         aten.gelu.default: OpRule(arithmetic.gelu, tolerance=1),
         aten.softmax.int: OpRule(arithmetic.softmax, fixed=_PROBABILITY),
     }

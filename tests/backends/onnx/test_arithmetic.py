@@ -16,7 +16,7 @@ import pytest
 import torch
 from fxedge.backends.onnx import arithmetic
 from fxedge.compiler.quant.arithmetic import Kernel, KernelCall
-from fxedge.compiler.quant.qparams import QParams
+from fxedge.compiler.quant.qparams import QParams, dequantize
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
@@ -341,16 +341,10 @@ TABLES: dict[str, tuple[str, dict[str, Any], Kernel, set[str]]] = {
     "sigmoid": ("Sigmoid", {}, arithmetic.elementwise(torch.sigmoid), {"QLinearSigmoid"}),
     "leaky": ("LeakyRelu", {"alpha": 0.1}, leaky(0.1), {"QLinearLeakyRelu"}),
     "relu-as-leaky": ("LeakyRelu", {"alpha": 0.0}, arithmetic.elementwise(torch.relu), {"QLinearLeakyRelu"}),
-    "hardswish": (
-        "HardSwish",
-        {},
-        arithmetic.elementwise(arithmetic.hardswish),
-        FLOAT | {"HardSigmoid", "Mul"},
-    ),
     "hardsigmoid": (
         "HardSigmoid",
         {"alpha": 1 / 6, "beta": 0.5},
-        arithmetic.elementwise(arithmetic.hardsigmoid),
+        arithmetic.hardsigmoid,
         FLOAT | {"HardSigmoid"},
     ),
     "tanh": ("Tanh", {}, arithmetic.elementwise(torch.tanh), FLOAT | {"Tanh"}),
@@ -391,3 +385,14 @@ def test_a_float_bias_is_stored_as_the_runtime_would_round_it(tmp_path: Path) ->
     call = KernelCall((x,), (x_qp,), y_qp, (0, 255), attrs, weight, w_qp, bias)
     assert differing(actual, arithmetic.conv(call)) == 0
     assert ops == {"Transpose", "QLinearConv"}
+
+
+def test_hardswish_and_silu_stay_within_one_step_of_float() -> None:
+    """The gate's 255 steps cost at most |x| / 510 besides the rounding of the product."""
+    x_qp, y_qp = uint8(0.04, 100), uint8(0.025, 16)
+    x = dequantize(_EVERY, x_qp)
+    for kernel, function in ((arithmetic.hardswish, F.hardswish), (arithmetic.silu, F.silu)):
+        found = kernel(KernelCall((_EVERY,), (x_qp,), y_qp, (0, 255), {}))
+        wanted = (function(x) / y_qp.scale[0] + y_qp.zero_point[0]).clamp(0, 255)
+        allowed = 0.5 + x.abs() / 510 / y_qp.scale[0] + 1e-3
+        assert bool(((found - wanted).abs() <= allowed).all())
