@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from .constants import constant
@@ -29,7 +30,8 @@ def annotate(gm: fx.GraphModule) -> None:
             raise ValueError(f"the shape of input {node.name} is not known; capture the model with fxedge.capture")
     mode = inputs[0].fake_mode if inputs else FakeTensorMode()  # type: ignore[union-attr]
     changed: set[fx.Node] = set()
-    with torch.no_grad(), mode:
+    # Without the Python dispatcher some C++ kernels (upsample, pad) read sizes, which fixes dynamic ones for good.
+    with torch.no_grad(), mode, enable_python_dispatcher():
         for node in gm.graph.nodes:
             if node.op == "call_function" and ("val" not in node.meta or changed & set(node.all_input_nodes)):
                 before, node.meta["val"] = node.meta.get("val"), _result(gm, node, mode)
