@@ -180,6 +180,26 @@ def lower(model: nn.Module, *inputs: Tensor, spec: TargetSpec = TOY, **options: 
     return Lowered(float_gm, plan, stats, report, build_program(gm, spec))
 
 
+class HandWritten:
+    """A graph written node by node, as one from elsewhere: input x, calls, constants, then `done`."""
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.root = nn.Module()
+        self.x = self.graph.placeholder("x")
+
+    def __call__(self, target: Callable[..., Any], *args: Any) -> fx.Node:
+        return self.graph.call_function(target, args)
+
+    def constant(self, name: str, value: Tensor) -> fx.Node:
+        self.root.register_buffer(name, value)
+        return self.graph.get_attr(name)
+
+    def done(self, *outputs: fx.Node) -> fx.GraphModule:
+        self.graph.output(outputs)
+        return fx.GraphModule(self.root, self.graph)
+
+
 def grid(*shape: int) -> Tensor:
     """Every value k / 64 of k = -128 ... 127 in turn: quantized by min and max, scale 1/64 and zero point 128.
 

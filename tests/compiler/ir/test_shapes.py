@@ -47,3 +47,20 @@ def test_a_graph_without_shapes_is_refused() -> None:
     gm = torch.fx.symbolic_trace(nn.ReLU())
     with pytest.raises(ValueError, match="the shape of input input_1 is not known; capture the model with fxedge"):
         annotate(gm)
+
+
+def test_several_results_and_sizes_are_no_tensors() -> None:
+    gm = capture(Calls(lambda m, x: x.split(2, 1)[1].reshape(x.shape[0], -1)), inputs((2, 3, 8, 8)))
+    annotate(gm)
+    nodes = {node.target: node for node in gm.graph.nodes}
+    split, size = nodes[aten.split.Tensor], nodes[aten.sym_size.int]
+    assert tensor_meta(split) is tensor_meta(size) is None
+    assert [tuple(piece.shape[1:]) for piece in split.meta["val"]] == [(2, 8, 8), (1, 8, 8)]
+
+
+def test_annotating_again_changes_nothing() -> None:
+    gm = capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), inputs((2, 3, 6, 6)))
+    annotate(gm)
+    before = {node: node.meta.get("val") for node in gm.graph.nodes}
+    annotate(gm)
+    assert all(node.meta.get("val") is value for node, value in before.items())
