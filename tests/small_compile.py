@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
+from fxedge.backends import registry
+from fxedge.backends.base import Backend
 from fxedge.compiler.pipeline.data import Dataset, from_arrays
 from fxedge.compiler.pipeline.driver import CompileReport, compile_model
 from fxedge.compiler.pipeline.options import CompileOptions
@@ -15,11 +19,14 @@ import torch
 from torch import nn
 
 
+class Net(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x)
+
+
 def make():
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
-    )
+    return Net(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
 
 
 def batches():
@@ -57,12 +64,17 @@ def slow():
 """
 
 
+class Net(nn.Sequential):
+    """Its input is called x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
 def small_model() -> nn.Module:
     """The `make` of `NET_FILE`."""
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
-    )
+    return Net(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
 
 
 def small_images(count: int = 12) -> Tensor:
@@ -70,7 +82,7 @@ def small_images(count: int = 12) -> Tensor:
 
 
 def small_data(count: int = 12) -> Dataset:
-    return from_arrays(small_images(count), batch_size=4, labels=torch.arange(count) % 3)
+    return from_arrays(small_images(count), input_names=("x",), batch_size=4, labels=torch.arange(count) % 3)
 
 
 def compile_small(out: Path, targets: tuple[str, ...] = ("onnx",), **options: object) -> CompileReport:
@@ -89,3 +101,21 @@ def write_net(folder: Path) -> str:
 def leftovers(folder: Path) -> list[str]:
     """Hidden entries: what an unfinished bundle would have left."""
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def patch_backend(
+    monkeypatch: pytest.MonkeyPatch, name: str, method: str, function: Callable[..., object]
+) -> None:
+    """Replace a method of one target's backend (`function` takes what follows self), not of its class."""
+    kind = type(registry.get(name))
+    original = getattr(kind, method)
+
+    def chosen(self: Backend, *given: object, **named: object) -> object:
+        return function(*given, **named) if self.spec.name == name else original(self, *given, **named)
+
+    monkeypatch.setattr(kind, method, chosen)
+
+
+def patch_missing(monkeypatch: pytest.MonkeyPatch, name: str, reason: str) -> None:
+    """The runtime of a target is not installed."""
+    patch_backend(monkeypatch, name, "missing", lambda: reason)

@@ -71,13 +71,13 @@ def _examples(loaded: LoadedModel) -> Sequence[Tensor]:
 
 
 def print_inspection(console: Console, found: Inspection) -> None:
-    console.print(dump(found.model.gm), markup=False, soft_wrap=True)
+    console.print(dump(found.model.gm), soft_wrap=True)
     console.print()
     for line in _pass_lines(found.model.passes):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     for plan in found.plans.values():
         console.print()
-        console.print(plan.format(), markup=False, soft_wrap=True)
+        console.print(plan.format(), soft_wrap=True)
         if found.stats is not None:
             _print_ranges(console, plan, found.stats)
 
@@ -163,9 +163,7 @@ def print_manifest(console: Console, manifest: Manifest) -> None:
     for name, entry in manifest.targets.items():
         pairs = (text.partition(": ")[::2] for text in entry.float_ops)
         for reason, nodes in group_reasons(pairs).items():
-            console.print(
-                f"{name} float: {len(nodes)} × {reason}: {first_few(nodes)}", markup=False, soft_wrap=True
-            )
+            console.print(f"{name} float: {len(nodes)} × {reason}: {first_few(nodes)}", soft_wrap=True)
 
 
 def _preprocess_text(manifest: Manifest) -> str:

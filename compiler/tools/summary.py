@@ -38,9 +38,9 @@ def print_summary(console: Console, outcome: Outcome) -> None:
     for name, result in report.results.items():
         _print_floats(console, name, result.lowered.plan)
     for name, reason in outcome.skipped.items():
-        console.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
+        console.print(f"skipped {name}: {reason}", soft_wrap=True)
     for name, error in report.failures.items():
-        console.print(f"failed {name}: {error}", markup=False, soft_wrap=True)
+        console.print(f"failed {name}: {error}", soft_wrap=True)
 
 
 def _target_table(results: dict[str, TargetResult]) -> Table:
@@ -118,7 +118,7 @@ def _print_floats(console: Console, name: str, plan: Plan) -> None:
         return
     console.print(f"{name} runs {plural(len(plan.floats), 'op')} in float:")
     for reason, nodes in group_reasons((skip.node, skip.reason) for skip in plan.floats).items():
-        console.print(f"  {len(nodes)} × {reason}: {first_few(nodes)}", markup=False, soft_wrap=True)
+        console.print(f"  {len(nodes)} × {reason}: {first_few(nodes)}", soft_wrap=True)
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:

@@ -19,8 +19,8 @@ def make_console() -> Console:
     rich itself leaves colours out where NO_COLOR is set.
     """
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=_PLAIN_WIDTH, force_terminal=False, color_system=None)
+        return Console(highlight=False, markup=False)
+    return Console(highlight=False, markup=False, width=_PLAIN_WIDTH, force_terminal=False, color_system=None)
 
 
 def make_table(*columns: str) -> Table:

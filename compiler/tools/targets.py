@@ -57,7 +57,7 @@ def print_targets(console: Console, found: dict[str, dict[str, Any]]) -> None:
     for name, facts in found.items():
         missing = () if facts["missing"] is None else (facts["missing"],)
         for line in (_exactness(facts["not_exact"]), *facts["notes"], *missing):
-            console.print(f"{name}: {line}", markup=False, soft_wrap=True)
+            console.print(f"{name}: {line}", soft_wrap=True)
 
 
 def _exactness(not_exact: Mapping[str, int]) -> str:

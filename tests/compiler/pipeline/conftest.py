@@ -1,9 +1,8 @@
 from pathlib import Path
 
 import pytest
-from small_compile import compile_small
-
 from fxedge.compiler.pipeline.driver import CompileReport
+from small_compile import compile_small
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from fxedge.compiler.pipeline.driver import CompileReport
 from fxedge.compiler.pipeline.progress import Silent
 from fxedge.compiler.quant.program import Program
 from fxedge.compiler.quant.simulate import simulate
-from small_compile import small_data, small_images, small_model
+from small_compile import patch_backend, small_data, small_images, small_model
 from torch import nn
 
 
@@ -57,11 +57,10 @@ def run_check(
     unfused: tuple[str, ...] = (),
 ) -> Checked:
     monkeypatch.setattr(check, "RemoteRuntime", lambda *given: SimulatedRuntime(program, wrong))
-    backend = registry.get("onnx")
-    monkeypatch.setattr(type(backend), "unfused", lambda self, program, path: unfused)
+    patch_backend(monkeypatch, "onnx", "unfused", lambda program, path: unfused)
     reference = float_reference(capture(small_model(), (small_images(2),)), small_data(), Silent())
     return check_target(
-        backend,
+        registry.get("onnx"),
         program,
         Artifacts(Path("int8"), Path("float"), Path("exposed")),
         (small_images(4),),

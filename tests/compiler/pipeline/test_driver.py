@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fxedge.backends import registry
 from fxedge.compiler.ir.capture import capture
 from fxedge.compiler.ir.errors import (
     BackendUnavailableError,
@@ -22,16 +21,25 @@ from fxedge.compiler.pipeline.driver import (
     graph_hash,
 )
 from fxedge.compiler.pipeline.options import CompileOptions
-from small_compile import compile_small, leftovers, small_data, small_images, small_model
+from small_compile import (
+    compile_small,
+    leftovers,
+    patch_backend,
+    patch_missing,
+    small_data,
+    small_images,
+    small_model,
+)
 
 
-def fail(monkeypatch: pytest.MonkeyPatch, target: str, method: str, error: Exception) -> None:
-    def raising(self: object, *given: object, **named: object) -> None:
-        if method == "emit":
-            given[1].write_bytes(b"half")  # type: ignore[attr-defined]
-        raise error
+def refuse_to_emit(monkeypatch: pytest.MonkeyPatch, target: str, *reason: str) -> None:
+    """The emitter of a target writes half an artifact and then finds that it cannot lower an op."""
 
-    monkeypatch.setattr(type(registry.get(target)), method, raising)
+    def emit(program: object, path: Path, expose: object = ()) -> None:
+        path.write_bytes(b"half")
+        raise UnsupportedOpsError(target, [reason])  # type: ignore[list-item]
+
+    patch_backend(monkeypatch, target, "emit", emit)
 
 
 def test_the_bundle_holds_what_the_manifest_says(compiled: tuple[Path, CompileReport]):
@@ -95,7 +103,7 @@ def test_without_the_float_artifact(tmp_path: Path):
 
 
 def test_a_target_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    fail(monkeypatch, "fbgemm", "emit", UnsupportedOpsError("fbgemm", [("conv", "conv2d.default", "too wide")]))
+    refuse_to_emit(monkeypatch, "fbgemm", "conv", "conv2d.default", "too wide")
     report = compile_small(tmp_path / "b", ("onnx", "fbgemm"))
     assert list(report.results) == ["onnx"]
     assert {name: str(error) for name, error in report.failures.items()} == {
@@ -106,7 +114,7 @@ def test_a_target_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_target_that_is_not_verified_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(type(registry.get("onnx")), "unfused", lambda self, program, path: ("conv2d",))
+    patch_backend(monkeypatch, "onnx", "unfused", lambda program, path: ("conv2d",))
     with pytest.raises(VerificationError) as caught:
         compile_small(tmp_path / "b")
     assert str(caught.value) == (
@@ -116,8 +124,8 @@ def test_a_target_that_is_not_verified_is_not_shipped(tmp_path: Path, monkeypatc
 
 
 def test_every_target_failing_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    fail(monkeypatch, "onnx", "emit", UnsupportedOpsError("onnx", [("a", "b", "c")]))
-    monkeypatch.setattr(type(registry.get("fbgemm")), "missing", lambda self: "the engine is missing")
+    refuse_to_emit(monkeypatch, "onnx", "a", "b", "c")
+    patch_missing(monkeypatch, "fbgemm", "the engine is missing")
     with pytest.raises(InputError) as caught:
         compile_small(tmp_path / "b", ("onnx", "fbgemm"))
     assert str(caught.value) == (
@@ -128,7 +136,7 @@ def test_every_target_failing_is_one_error(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_runtime_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(type(registry.get("onnx")), "missing", lambda self: "run: pip install onnxruntime")
+    patch_missing(monkeypatch, "onnx", "run: pip install onnxruntime")
     with pytest.raises(BackendUnavailableError) as caught:
         compile_small(tmp_path / "b")
     assert str(caught.value) == "Target onnx cannot be used here: run: pip install onnxruntime"

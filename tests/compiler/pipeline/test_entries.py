@@ -37,7 +37,7 @@ def test_passes_keep_what_they_left_alone_and_why():
 def test_fixed_and_free_sizes_of_inputs(axes: tuple[int, ...], batch: int | None):
     model = prepare(small_model(), (small_images(2),), CompileOptions(dynamic_axes=axes))
     (entry,) = input_entries(model)
-    assert (entry.name, entry.dtype, entry.shape) == ("input_1", "float32", (batch, 1, 6, 6))
+    assert (entry.name, entry.dtype, entry.shape) == ("x", "float32", (batch, 1, 6, 6))
 
 
 def test_a_target_that_is_exact_is_held_to_it(compiled: tuple[Path, CompileReport]):

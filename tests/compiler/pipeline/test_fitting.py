@@ -37,15 +37,15 @@ def failure(*inputs: torch.Tensor) -> str:
 def test_what_does_not_fit_is_named():
     advice = "check the data and the preprocessing (layout, size, dtype)"
     assert failure(torch.zeros(2, 1, 5, 6)) == (
-        "data.npy has float32 [2, 1, 5, 6] as input input_1, but the model takes float32 [any, 1, 6, 6]: " + advice
+        "data.npy has float32 [2, 1, 5, 6] as input x, but the model takes float32 [any, 1, 6, 6]: " + advice
     )
     assert failure(torch.zeros(2, 1, 6, 6, dtype=torch.uint8)) == (
-        "data.npy has uint8 [2, 1, 6, 6] as input input_1, but the model takes float32 [any, 1, 6, 6]: " + advice
+        "data.npy has uint8 [2, 1, 6, 6] as input x, but the model takes float32 [any, 1, 6, 6]: " + advice
     )
     assert failure(torch.zeros(2, 36)) == (
-        "data.npy has float32 [2, 36] as input input_1, but the model takes float32 [any, 1, 6, 6]: " + advice
+        "data.npy has float32 [2, 36] as input x, but the model takes float32 [any, 1, 6, 6]: " + advice
     )
-    assert failure(small_images(2), small_images(2)) == ("data.npy has 2 input(s), but the model takes 1: input_1")
+    assert failure(small_images(2), small_images(2)) == ("data.npy has 2 input(s), but the model takes 1: x")
 
 
 def test_a_later_batch_is_named_by_its_first_sample():
@@ -54,6 +54,6 @@ def test_a_later_batch_is_named_by_its_first_sample():
     with pytest.raises(InputError) as caught:
         list(fitting_batches(gm, data))
     assert str(caught.value) == (
-        "the given data, samples from 4, has float32 [4, 1, 5, 5] as input input_1, but the model takes float32 "
+        "the given data, samples from 4, has float32 [4, 1, 5, 5] as input x, but the model takes float32 "
         "[any, 1, 6, 6]: check the data and the preprocessing (layout, size, dtype)"
     )

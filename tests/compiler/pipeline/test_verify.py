@@ -3,12 +3,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fxedge.backends import registry
 from fxedge.compiler.ir.errors import BundleError, InputError
 from fxedge.compiler.pipeline.bundle import file_entry
 from fxedge.compiler.pipeline.driver import CompileReport
 from fxedge.compiler.pipeline.verify import verify_bundle
 from safetensors.torch import load_file, save_file
+from small_compile import patch_missing
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_an_artifact_that_does_not_load_fails(copied: Path):
 def test_a_runtime_that_is_not_here_is_skipped(
     compiled: tuple[Path, CompileReport], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(type(registry.get("onnx")), "missing", lambda self: "run: pip install onnxruntime")
+    patch_missing(monkeypatch, "onnx", "run: pip install onnxruntime")
     report = verify_bundle(compiled[0])
     assert not report.passed
     assert report.verdicts["onnx"].skipped

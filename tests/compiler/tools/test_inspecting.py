@@ -1,0 +1,70 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+
+def test_graph_and_passes(fxedge: Callable, net: str):
+    status, out, err = fxedge("inspect", f"{net}:make", "--calib", f"{net}:batches")
+    assert (status, err) == (
+        0,
+        "note: net.py:make is Python code and is run.\nnote: net.py:batches is Python code and is run.\n",
+    )
+    assert out.splitlines() == [
+        "%0 = input x",
+        "%1 = conv2d.default(%0, @0.weight, @0.bias, [1, 1], [1, 1], [1, 1], 1)",
+        "%2 = relu.default(%1)",
+        "%3 = flatten.using_ints(%2, 1)",
+        "%4 = linear.default(%3, @4.weight, @4.bias)",
+        "return %4",
+        "",
+        "pass canonicalize: 1 change",
+        "pass fold-batch-norm: 1 change",
+        "pass fuse-activation: 0 changes",
+    ]
+
+
+def test_plan_and_ranges(fxedge: Callable, net: str):
+    out = fxedge("inspect", f"{net}:make", "--calib", f"{net}:batches", "--target", "onnx", "-q")[1]
+    assert "plan for onnx: 3 integer ops, 0 float" in out
+    assert "ranges for onnx, minmax over 12 samples" in out
+    (row,) = [line for line in out.splitlines() if line.startswith("relu ")]
+    assert row.split()[1:2] == ["0"]
+    assert row.endswith("flatten")
+
+
+def test_a_plan_needs_no_data(fxedge: Callable):
+    status, out, _ = fxedge("inspect", "residual", "--target", "onnx", "--keep-float", "*")
+    assert status == 0
+    assert "plan for onnx: 0 integer ops" in out
+    assert "kept float by '*'" in out
+    assert "ranges" not in out
+
+
+def test_as_json(fxedge: Callable):
+    arguments = ["digits", "--target", "onnx", "--limit", "8", "--json"]
+    found = json.loads(fxedge("inspect", *arguments)[1])
+    assert found["graph"][0] == "%0 = input x"
+    assert [entry["name"] for entry in found["passes"]] == ["canonicalize", "fold-batch-norm", "fuse-activation"]
+    plan = found["plans"]["onnx"]
+    assert plan["integer_ops"][0]["inputs"] == ["x"]
+    assert plan["groups"][0]["values"] == ["x"]
+    assert (plan["groups"][0]["low"], plan["groups"][0]["high"]) == (0.0, 1.0)
+
+
+def test_a_model_without_example_inputs(fxedge: Callable, net: str):
+    assert fxedge("inspect", f"{net}:make", "-q") == (
+        2,
+        "",
+        "error: net.py:make brings no example inputs, so it cannot be captured: give --calib with data (two "
+        "samples are enough)\n",
+    )
+
+
+def test_a_bundle(fxedge: Callable, bundle: Path):
+    status, out, err = fxedge("inspect", bundle)
+    assert (status, err) == (0, "")
+    lines = {line.split("  ")[0]: line for line in out.splitlines()}
+    assert lines["input x"].endswith("float32 [any, 1, 6, 6]")
+    assert lines["calibration"].endswith("minmax, 12 samples")
+    assert "4/4 exact" in lines["onnx"]
+    assert json.loads(fxedge("inspect", bundle, "--json")[1])["schema_version"] == 1

@@ -1,0 +1,29 @@
+import io
+
+import pytest
+from fxedge.compiler.pipeline.progress import Silent
+from fxedge.compiler.tools.progress import BarProgress, make_progress
+from rich.console import Console
+
+
+def test_bars_name_the_task_and_count_samples():
+    stream = io.StringIO()
+    with BarProgress(Console(file=stream, force_terminal=True, width=80)).track("calibrate", 10) as advance:
+        advance(10)
+    assert "calibrate" in stream.getvalue()
+    assert "10/10" in stream.getvalue()
+
+
+def test_an_unknown_number_has_no_bar():
+    stream = io.StringIO()
+    with BarProgress(Console(file=stream, force_terminal=True, width=80)).track("capture") as advance:
+        advance(1)
+    assert "capture" in stream.getvalue()
+    assert "/" not in stream.getvalue()
+
+
+def test_silent_without_a_terminal_and_when_quiet(monkeypatch: pytest.MonkeyPatch):
+    assert isinstance(make_progress(quiet=False), Silent)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(make_progress(quiet=False), BarProgress)
+    assert isinstance(make_progress(quiet=True), Silent)

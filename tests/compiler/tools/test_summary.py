@@ -1,0 +1,69 @@
+import json
+from collections.abc import Callable
+
+import pytest
+from fxedge.compiler.ir.errors import UnsupportedOpsError
+from small_compile import patch_backend, patch_missing
+
+ARGUMENTS = ("--calib", "net.py:batches", "--target", "onnx", "-o", "out", "-q")
+
+
+def test_the_report_of_a_compilation(fxedge: Callable, net: str):
+    status, out, err = fxedge("compile", f"{net}:make", *ARGUMENTS, "--timed-runs", "3")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split("   ")[0] == "target"
+    assert "4/4 exact" in lines[1]
+    assert "0 LSB" in lines[1]
+    assert " kB → " in lines[1]
+    assert " ms (" in lines[1]
+    words = [line[:20].strip() for line in lines[3:]]
+    assert words == ["float accuracy", "module to artifact", "verification", "bundle"]
+    assert lines[-1].endswith(" out")
+
+
+def test_ops_left_float_are_grouped_by_reason(fxedge: Callable, net: str):
+    out = fxedge("compile", f"{net}:make", *ARGUMENTS, "--timed-runs", "0", "--no-float", "--keep-float", "4")[1]
+    assert out.splitlines()[-2:] == ["onnx runs 1 op in float:", "  1 × kept float by '4': 4 (linear)"]
+    assert "→" not in out
+
+
+def test_as_json(fxedge: Callable, net: str):
+    status, out, err = fxedge("compile", f"{net}:make", *ARGUMENTS, "--timed-runs", "2", "--json")
+    found = json.loads(out)
+    assert (status, err) == (0, "")
+    assert list(found) == [
+        "fxedge",
+        "bundle",
+        "model",
+        "float_accuracy",
+        "seconds",
+        "targets",
+        "failures",
+        "skipped",
+    ]
+    target = found["targets"]["onnx"]
+    assert target["accuracy"]["total"] == 12
+    assert target["parity"]["nodes_exact"] == target["parity"]["nodes"] == 4
+    assert target["parity"]["end_to_end"]["worst_lsb"] == 0
+    assert min(target["size"], target["float_size"]) > 1000
+    assert target["latency"]["int8"] > 0
+    assert (found["bundle"], found["model"], target["float_ops"]) == ("out", "net.py:make", [])
+
+
+def test_failed_and_skipped_targets_are_told(fxedge: Callable, net: str, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*given: object) -> None:
+        raise UnsupportedOpsError("fbgemm", [("conv", "conv2d.default", "too wide")])
+
+    patch_backend(monkeypatch, "fbgemm", "emit", refuse)
+    patch_missing(monkeypatch, "x86", "no engine x86")
+    patch_missing(monkeypatch, "onednn", "no engine onednn")
+    given = [*ARGUMENTS[:2], *ARGUMENTS[4:], "--timed-runs", "0"]
+    status, out, _ = fxedge("compile", f"{net}:make", *given)
+    assert status == 3
+    assert out.splitlines()[-4:] == [
+        "skipped x86: no engine x86",
+        "skipped onednn: no engine onednn",
+        "failed fbgemm: 1 op(s) cannot be lowered to fbgemm:",
+        "  conv conv2d.default: too wide",
+    ]
