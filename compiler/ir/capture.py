@@ -75,7 +75,7 @@ def capture(
 def input_names(model: nn.Module | ExportedProgram) -> tuple[str, ...]:
     """Names of the inputs that `model` needs, in order: the parameters of `forward` without a default."""
     if isinstance(model, ExportedProgram):
-        return tuple(model.graph_signature.user_inputs)  # type: ignore[arg-type]
+        return tuple(model.graph_signature.user_inputs)
     if isinstance(model, fx.GraphModule):
         return tuple(str(node.target) for node in model.graph.nodes if node.op == "placeholder")
     parameters = inspect.signature(model.forward).parameters.values()
