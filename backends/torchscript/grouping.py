@@ -14,12 +14,16 @@ otherwise, weights unchanged:
   two non-zero weights: 1.4 to 4 times the time of the saturating kernel, about that of float. It corrupts
   memory where the output is smaller than the padding, so there, and wherever sizes are unknown, groups are
   merged as widely as pays off.
+
+Both fast roads ask for "same" padding. With less of it, the convolution is computed with "same" padding and the
+results that start inside the padding are dropped; at stride 2 a zero in front of x may be needed to meet the right
+ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,10 +36,17 @@ _WIDEST = 32
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """`merge` neighbouring groups become one (1: none); `frames` runs the convolution over two copies of x."""
+    """`merge` neighbouring groups become one (1: none); `frames` runs the convolution over two copies of x.
+
+    `realign` gives it "same" padding, which the fast kernels ask for: x gets `lead` zeros in front on every axis,
+    and the first `skip` results are dropped.
+    """
 
     merge: int = 1
     frames: bool = False
+    realign: bool = False
+    lead: int = 0
+    skip: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +91,36 @@ class ConvShape:
         """Input and output channels agree, and so do they in every group."""
         return self.weight[0] == self.channels
 
-    def same(self, *kernels: int) -> bool:
-        """A cubic kernel of one of these sizes, "same" padding, stride 1 or 2 on every axis, no dilation."""
-        size = self.kernel[0]
+    @property
+    def half(self) -> int:
+        """The padding that keeps the size at stride 1."""
+        return self.kernel[0] // 2
+
+    def regular(self, *kernels: int) -> bool:
+        """A cubic kernel of one of these sizes, equal padding up to "same", stride 1 or 2 on every axis, no
+        dilation."""
         return (
             len(self.kernel) > 1
-            and size in kernels
-            and set(self.kernel) == {size}
-            and set(self.padding) == {size // 2}
+            and self.kernel[0] in kernels
+            and set(self.kernel) == {self.kernel[0]}
+            and len(set(self.padding)) == 1
+            and self.padding[0] <= self.half
             and set(self.dilation) == {1}
             and set(self.stride) in ({1}, {2})
         )
 
+    def aligned(self, road: Road) -> Road | None:
+        """`road` for "same" padding; None where it takes realigning and the output's size is not known."""
+        missing = self.half - self.padding[0]
+        if missing == 0:
+            return road
+        if self.output is None or len(self.kernel) != 2:
+            return None
+        lead = -missing % self.stride[0]
+        return replace(road, realign=True, lead=lead, skip=(missing + lead) // self.stride[0])
+
     def output_covers_padding(self) -> bool:
-        if self.output is None:
-            return False
-        return all(size >= pad for size, pad in zip(self.output, self.padding, strict=True))
+        return self.output is not None and all(size >= self.half for size in self.output)
 
 
 def fbgemm_road(shape: ConvShape) -> Road:
@@ -106,10 +131,11 @@ def fbgemm_road(shape: ConvShape) -> Road:
         unsafe = shape.per_group in (2, 4) and shape.square and shape.channels % 16
         return Road(8 // shape.per_group) if unsafe and shape.channels % 8 == 0 else Road()
     if shape.square and shape.channels % 8 == 0:
-        if shape.same(3):
-            return Road(4 if shape.channels % 16 == 0 else 8)
-        if len(shape.kernel) == 2 and shape.same(5, 7) and shape.output_covers_padding():
-            return Road(frames=True)
+        if shape.regular(3) and (road := shape.aligned(Road(4 if shape.channels % 16 == 0 else 8))):
+            return road
+        plane = len(shape.kernel) == 2 and shape.regular(5, 7) and shape.output_covers_padding()
+        if plane and (road := shape.aligned(Road(frames=True))):
+            return road
     return Road(max(f for f in range(1, _WIDEST + 1) if shape.groups % f == 0))
 
 

@@ -7,7 +7,7 @@ parameters. What the packed kernels cannot take is told before anything is built
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,12 @@ from torch import fx
 from torch._ops import OpOverload
 
 from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, op_name
-from ...compiler.ir.shapes import tensor_meta
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import QParams
 from . import deprecated
 from .arithmetic import quantize, static_sizes
 from .builder import Builder
-from .grouping import ConvShape, merge_groups, split_into_frames
+from .grouping import ConvShape, Road, merge_groups, split_into_frames
 from .rules import recorded_shape
 from .transposed import TransposedShape, TransposeRoad, add_taps
 
@@ -87,26 +86,42 @@ def _lowers(ops: Iterable[OpOverload]) -> Callable[[Lowering], Lowering]:
 def _conv(b: Builder, step: IntegerStep) -> fx.Node:
     assert step.weight is not None
     assert step.weight_qparams is not None
-    meta = tensor_meta(step.anchor)
-    output = tuple(meta.shape[2:]) if meta is not None else ()
-    known = output if output and all(isinstance(size, int) for size in output) else None
-    shape = ConvShape.of(step.weight, step.attrs, known)
+    shape = ConvShape.of(step.weight, step.attrs, _output_size(step))
     road = b.roads.conv(shape)
     stride, padding, dilation = list(shape.stride), list(shape.padding), list(shape.dilation)
     (x,) = b.inputs(step)
-    weight, spatial = step.weight, len(stride)
+    weight, qp = step.weight, step.in_qparams[0]
     if road.merge > 1:
         weight = merge_groups(weight, shape.groups, road.merge)
+    if road.realign:
+        x = _padded(b, x, qp, [road.lead, 0] * len(padding), qp.zero_point[0]) if road.lead else x
+        padding = [shape.half] * len(padding)
     if road.frames:
-        weight, spatial = split_into_frames(weight), 3
+        weight = split_into_frames(weight)
         stride, padding, dilation = [2, *stride], [1, *padding], [1, *dilation]
         frame = b.call(torch.unsqueeze, x, 2)
-        x = b.call(quantized.cat, [frame, frame], 2, *_scalars(step.in_qparams[0]))
+        x = b.call(quantized.cat, [frame, frame], 2, *_scalars(qp))
     packed = deprecated.quantized_tensor(weight, step.weight_qparams)
+    op = f"conv{len(stride)}d"
     window = (stride, padding, dilation, shape.groups // road.merge)
-    parameters = b.attribute(deprecated.pack_conv(f"conv{spatial}d", packed, step.bias, *window))
-    result = _activated(b, step, f"conv{spatial}d", x, parameters)
-    return _bounded(b, step, b.call(torch.squeeze, result, 2) if road.frames else result)
+    parameters = b.attribute(deprecated.pack_conv(op, packed, step.bias, *window))
+    result = _activated(b, step, op, x, parameters)
+    result = b.call(torch.squeeze, result, 2) if road.frames else result
+    return _bounded(b, step, _cropped(b, result, road, shape))
+
+
+def _cropped(b: Builder, result: fx.Node, road: Road, shape: ConvShape) -> fx.Node:
+    if road.realign:
+        assert shape.output is not None
+        for axis, size in enumerate(shape.output, start=2):
+            result = b.call(aten.slice, result, axis, road.skip, road.skip + size)
+    return result
+
+
+def _output_size(step: IntegerStep) -> tuple[int, ...] | None:
+    shape = recorded_shape(step.anchor)
+    sizes = shape[2:] if shape is not None else ()
+    return sizes if sizes and all(isinstance(size, int) for size in sizes) else None
 
 
 @_lowers(CONV_TRANSPOSE)
@@ -206,10 +221,13 @@ def _upsample(b: Builder, step: IntegerStep) -> fx.Node:
 
 @_lowers([aten.pad.default, aten.constant_pad_nd.default])
 def _pad(b: Builder, step: IntegerStep) -> fx.Node:
+    value = int(quantize(torch.tensor([float(step.attrs.get("value") or 0.0)]), step.out_qparams))
+    return _padded(b, *b.inputs(step), step.out_qparams, step.attrs["pad"], value)
+
+
+def _padded(b: Builder, x: fx.Node, qp: QParams, pads: Sequence[int], value: int) -> fx.Node:
     """On plain uint8: torch pads quantized tensors through float, 2 to 3 times slower."""
-    qp = step.out_qparams
-    value = int(quantize(torch.tensor([float(step.attrs.get("value") or 0.0)]), qp))
-    padded = b.call(aten.constant_pad_nd, b.call(torch.int_repr, *b.inputs(step)), step.attrs["pad"], value)
+    padded = b.call(aten.constant_pad_nd, b.call(torch.int_repr, x), pads, value)
     return b.call(aten._make_per_tensor_quantized_tensor, padded, *_scalars(qp))
 
 
