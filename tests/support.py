@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from textwrap import dedent
+from typing import NamedTuple
 
 import torch
 from fxedge.compiler.ir.capture import capture
@@ -68,6 +69,16 @@ def apply(
     assert {name: result.changes for name, result in again.items()} == dict.fromkeys(report, 0)
     assert dump(gm) == text
     return gm, report
+
+
+class Case(NamedTuple):
+    """A model on inputs of `shapes`, the number of changes a pass makes to it and the graph that comes out."""
+
+    name: str
+    model: nn.Module
+    shapes: tuple[tuple[int, ...], ...]
+    changes: int
+    expected: str
 
 
 def graph(text: str) -> str:
