@@ -41,11 +41,15 @@ def run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
         with exits.sigterm_unwinds(), _quiet_libraries():
-            status = command(args=list(arguments), prog_name="fxedge", standalone_mode=False)
+            # not command(...): that ends the process itself after Ctrl-C and at a closed pipe
+            with command.make_context("fxedge", list(arguments)) as context:
+                command.invoke(context)
             sys.stdout.flush()
+    except typer.Exit as done:
+        return done.exit_code
     except (Exception, KeyboardInterrupt) as error:
         return exits.report_exception(error)
-    return status if isinstance(status, int) else exits.DONE
+    return exits.DONE
 
 
 @contextmanager

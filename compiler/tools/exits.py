@@ -82,8 +82,8 @@ def report_exception(error: BaseException) -> int:
             print_error(_describe_os_error(error))
             return WRONG_INPUT
     if isinstance(error, UsageError):
-        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
-        print_error(f"{message}. See fxedge --help.")
+        message = error.format_message()  # type: ignore[attr-defined]
+        print_error(f"{message}{'' if message[-1:] in '.?!' else '.'} See fxedge --help.")
         return WRONG_INPUT
     traceback.print_exception(error)
     print_error("this is a bug in fxedge; please report it with the lines above.")
