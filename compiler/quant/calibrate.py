@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from ..ir.errors import CalibrationError
 from ..ir.nodes import describe, placeholders
+from ..ir.ops import aten
 from ..ir.shapes import tensor_meta
 from .collectors import Collector, CollectorMethod, make_collector
 from .plan import Group, Plan
@@ -61,8 +62,8 @@ def calibrate(
     `progress` gets the number of samples done.
 
     Raises:
-        CalibrationError: no data, a NaN or infinity (with the edge), an input of the wrong number, shape or dtype,
-            or a group that saw no data.
+        CalibrationError: no data, a NaN or infinity (with the edge), inputs of the wrong number, shape or dtype,
+            inputs that the model cannot run on, or a group that saw no data.
     """
     collectors = {
         range_key(group): make_collector(method) for plan in plans for group in plan.groups if group.fixed is None
@@ -72,13 +73,23 @@ def calibrate(
     with torch.no_grad():
         for batch in batches:
             _check_inputs(gm, batch, samples)
-            observer.run(*(_channels_last(tensor) for tensor in batch))
+            _run(observer, batch, samples)
             samples += batch[0].shape[0]
             if progress is not None:
                 progress(samples)
     if samples == 0:
         raise CalibrationError("The calibration data has no samples; give at least one (some hundred are usual).")
     return CalibrationStats(str(method), samples, _ranges(collectors))
+
+
+def _run(observer: _Observer, batch: Sequence[Tensor], samples: int) -> None:
+    try:
+        observer.run(*(_channels_last(tensor) for tensor in batch))
+    except RuntimeError as error:
+        given = ", ".join(_type_text(tensor) for tensor in batch)
+        raise CalibrationError(
+            f"The model cannot run on the calibration batch after sample {samples} ({given}): {error}"
+        ) from error
 
 
 class _Observer(fx.Interpreter):
@@ -90,6 +101,11 @@ class _Observer(fx.Interpreter):
             for name in observed:
                 self._collectors.setdefault(name, []).append(collector)
         self._constants_seen: set[str] = set()
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A view that was legal in the captured memory order may not be in that of `_channels_last`."""
+        legal = aten.reshape.default if target is aten.view.default else target
+        return super().call_function(legal, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

@@ -123,6 +123,13 @@ def test_the_graph_and_the_batches_are_not_touched(doubling):
     assert all(torch.equal(x, copy) for (x,), copy in zip(BATCHES, copies, strict=True))
 
 
+def test_views_of_images_in_channels_last_memory():
+    """Calibration runs convolutions in that order; a view of what they give is no longer one."""
+    gm, plan = planned(Calls(lambda m, x: m.a(x).view(-1, 64) * 1.0, a=nn.Conv2d(3, 4, 1)), *BATCHES[0])
+    assert any(node.target is aten.view.default for node in gm.graph.nodes)
+    assert calibrate(gm, [plan], BATCHES, MINMAX).samples == 7
+
+
 def test_progress_counts_samples(doubling):
     gm, plan = doubling
     done = []
@@ -202,6 +209,15 @@ def test_wrong_inputs(batch, message):
     gm, plan = planned(model, *good)
     with refuses(message):
         calibrate(gm, [plan], [good, batch], MINMAX)
+
+
+def test_inputs_that_do_not_go_together():
+    gm, plan = planned(Calls2(lambda m, x, y: m.a(x) + y, a=nn.Linear(3, 3)), *inputs((2, 3), (2, 3)))
+    with refuses(
+        "The model cannot run on the calibration batch after sample 0 (float32 [4, 3], float32 [3, 3]): "
+        "The size of tensor a (4) must match the size of tensor b (3) at non-singleton dimension 0"
+    ):
+        calibrate(gm, [plan], [(torch.zeros(4, 3), torch.zeros(3, 3))], MINMAX)
 
 
 @pytest.mark.parametrize("batches", [[], [(torch.zeros(0, 3, 4, 4),)]])
