@@ -7,7 +7,7 @@ tie-rich integers at sizes with and without a vector remainder:
 * QLinearConv (1d, 2d, 3d, grouped, depthwise, dilated), QGemm, QLinearMatMul:
   `rint(f32(acc + bias) * f32(f32(s_x * s_w) / s_y)) + z_y`, halves to even, bias int32 of scale s_x * s_w.
 * QLinearGlobalAveragePool: the same with acc = sum(x - z_x) and multiplier s_x / (s_y * count).
-* QLinearAdd: two fused multiply-adds, `fma(a, r_a, fma(b, r_b, z_y - (r_a * z_a + r_b * z_b)))`, r = s / s_y.
+* QLinearAdd: fused multiply-adds, `fma(a, r_a, fma(b, r_b, z_y - fma(r_a, z_a, r_b * z_b)))`, r = s / s_y.
 * QLinearMul: `rint(f32(a' * b') * f32(f32(s_a * s_b) / s_y) + z_y)`: the zero point is added before rounding.
 * QLinearAveragePool: float32 sum in window order of the dequantized values, `rint(mean / s_y + z_y)`.
 * QLinearConcat, QLinearLeakyRelu, QLinearSigmoid: one table of 256 entries through float32.
@@ -88,7 +88,9 @@ def add(call: KernelCall) -> Tensor:
     (a, b), (qa, qb) = call.inputs, call.in_qparams
     scale = call.out_qparams.scale_tensor()
     ratio_a, ratio_b = qa.scale_tensor() / scale, qb.scale_tensor() / scale
-    offset = call.out_qparams.zero_point[0] - (ratio_a * qa.zero_point[0] + ratio_b * qb.zero_point[0])
+    zeros_b = (ratio_b * qb.zero_point[0]).double()
+    zeros = (ratio_a.double() * qa.zero_point[0] + zeros_b).float()
+    offset = call.out_qparams.zero_point[0] - zeros
     inner = (b.double() * ratio_b.double() + offset.double()).float()
     total = (a.double() * ratio_a.double() + inner.double()).float()
     return torch.round(total).clamp(*call.clamp).to(torch.int32)

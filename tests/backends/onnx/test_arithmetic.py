@@ -233,6 +233,22 @@ def test_every_pair_of_integers_is_exact(
     assert found == ops
 
 
+def test_the_offset_of_an_addition_is_a_fused_multiply_add_too(tmp_path: Path) -> None:
+    """Met in the residual net of digits: rounding r_a * z_a first puts 111.5 below the half."""
+    a_qp, b_qp, y_qp = (
+        uint8(0.028692463412880898, 119),
+        uint8(0.030842680484056473, 134),
+        uint8(0.020405709743499756, 0),
+    )
+    a, b = _PAIRS[:, 0].contiguous(), _PAIRS[:, 1].contiguous()
+    model = Qdq()
+    value = model.op("Add", [model.activation(a, a_qp), model.activation(b, b_qp)])
+    actual, _ = model.run(value, y_qp, tmp_path)
+    call = KernelCall((a, b), (a_qp, b_qp), y_qp, (0, 255), {})
+    assert differing(actual, arithmetic.add(call)) == 0
+    assert actual[(a == 151) & (b == 178)].tolist() == [112]
+
+
 @pytest.mark.parametrize("op_type", ["Add", "Mul"])
 @pytest.mark.parametrize(
     "sizes", [((1, 7), (1, 7)), ((2, 8, 5, 5), (2, 8, 1, 1)), ((4, 3, 33), (33,)), ((37,), (1,)), ((1,), (65,))]
