@@ -53,7 +53,7 @@ def capture(
     Raises:
         CaptureError: names the module path and the source line that could not be followed and what to do.
     """
-    inputs = tuple(_widened(tensor, dynamic_axes) for tensor in example_inputs)
+    inputs = _distinct([_widened(tensor, dynamic_axes) for tensor in example_inputs])
     if isinstance(model, (str, Path)):
         program = load_pt2(Path(model))
         gm = _from_program(program)
@@ -114,6 +114,16 @@ def _widened(tensor: Tensor, axes: Sequence[int]) -> Tensor:
         if axis < tensor.ndim and tensor.shape[axis] == 1:
             tensor = torch.cat([tensor, tensor], dim=axis)
     return tensor
+
+
+def _distinct(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors, copied where one is given twice: `torch.export` would take equal objects for one input."""
+    seen: set[int] = set()
+    distinct = []
+    for tensor in tensors:
+        distinct.append(tensor.clone() if id(tensor) in seen else tensor)
+        seen.add(id(tensor))
+    return tuple(distinct)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ class CompileOptions:
     there is some, else of the calibration data), None for all. `timed_runs` 0 leaves latency out.
     """
 
-    calibration: CollectorMethod = field(default_factory=lambda: CollectorMethod.parse("minmax"))
+    calibration: CollectorMethod = field(default_factory=lambda: CollectorMethod.parse("percentile"))
     recipe: str = "default"
     keep_float: tuple[str, ...] = ()
     per_tensor_weights: bool = False

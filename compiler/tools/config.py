@@ -51,7 +51,7 @@ class CompileConfig(BaseModel):
     eval: str | None = None
     target: tuple[str, ...] = ("all",)
     output: Path | None = None
-    calibration: str = "minmax"
+    calibration: str = "percentile"
     recipe: str = "default"
     per_tensor: bool = False
     tracer: Literal["export", "symbolic"] = "export"

@@ -39,7 +39,7 @@ Config = Annotated[
 ]
 Calibration = Annotated[
     str | None,
-    typer.Option(metavar="METHOD", help="minmax, moving_average[:C], percentile[:P], mse or entropy."),
+    typer.Option(metavar="METHOD", help="percentile[:P], minmax, moving_average[:C], mse or entropy."),
 ]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="Which float passes run.")]
 PerTensor = Annotated[bool | None, typer.Option("--per-tensor/--per-channel", help="Scales of weights.")]

@@ -134,6 +134,13 @@ def test_dict_output_with_two_inputs() -> None:
     assert torch.equal(gm(x, y)["sum"], x + y)
 
 
+def test_one_tensor_given_for_two_inputs_stays_two_inputs() -> None:
+    x = torch.randn(2, 3)
+    gm = capture(Calls2(lambda m, a, b: a - 2 * b), (x, x))
+    a, b = torch.randn(2, 3), torch.randn(2, 3)
+    assert torch.equal(gm(a, b), a - 2 * b)
+
+
 def test_tuple_output() -> None:
     gm = capture(Calls(lambda m, x: (x + 1, x)), inputs((2, 3)))
     assert dump(gm).splitlines()[-1] == "return (%1, %0)"
