@@ -35,6 +35,11 @@ def print_summary(console: Console, outcome: Outcome) -> None:
     console.print(f"module to artifact  {build:.1f} s ({_stages(report.seconds)})")
     console.print(f"verification        {verification:.1f} s")
     console.print(f"bundle              {outcome.out}", soft_wrap=True)
+    if slow := _not_faster(report.results):
+        console.print(
+            f"note                int8 is not faster than float here on {', '.join(slow)} (one sample at a time)",
+            soft_wrap=True,
+        )
     for name, result in report.results.items():
         _print_floats(console, name, result.lowered.plan)
     for name, reason in outcome.skipped.items():
@@ -102,6 +107,12 @@ def _latency(latency: Latency | None) -> str:
     if latency.float is None or latency.ratio is None:
         return int8
     return f"{1e3 * latency.float:.2f} → {int8} ({latency.ratio:.2f}×)"
+
+
+def _not_faster(results: dict[str, TargetResult]) -> list[str]:
+    """Targets whose int8 artifact won less than 5 % over float, which is what machines like this vary by."""
+    ratios = {name: result.checked.latency.ratio for name, result in results.items() if result.checked.latency}
+    return [name for name, ratio in ratios.items() if ratio is not None and ratio < 1.05]
 
 
 def _seconds(seconds: dict[str, float]) -> tuple[float, float]:

@@ -1,8 +1,11 @@
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from fxedge.compiler.ir.errors import UnsupportedOpsError
+from fxedge.compiler.pipeline.check import Latency
+from fxedge.compiler.tools import summary
 from small_compile import patch_backend, patch_missing
 
 ARGUMENTS = ("--calib", "net.py:batches", "--target", "onnx", "-o", "out", "-q")
@@ -18,8 +21,16 @@ def test_the_report_of_a_compilation(fxedge: Callable, net: str):
     assert " kB → " in lines[1]
     assert " ms (" in lines[1]
     words = [line[:20].strip() for line in lines[3:]]
-    assert words == ["float accuracy", "module to artifact", "verification", "bundle"]
-    assert lines[-1].endswith(" out")
+    assert words[:4] == ["float accuracy", "module to artifact", "verification", "bundle"]
+    assert lines[6].endswith(" out")
+
+
+def test_targets_on_which_int8_is_not_faster_are_named():
+    def result(ratio: float | None) -> SimpleNamespace:
+        return SimpleNamespace(checked=SimpleNamespace(latency=Latency(1.0, ratio, ratio)))
+
+    results = {"slower": result(0.5), "even": result(1.0), "faster": result(2.0), "no float": result(None)}
+    assert summary._not_faster(results) == ["slower", "even"]
 
 
 def test_ops_left_float_are_grouped_by_reason(fxedge: Callable, net: str):

@@ -1,0 +1,77 @@
+"""The compiler on real networks and real images: the figures that issue and README promise.
+
+Nothing is tuned on the test images: calibration and options are the defaults. The arithmetic of the fbgemm, x86
+and onednn engines was confirmed on CPUs with VNNI; without it these tests skip.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fxedge import CompileOptions
+from fxedge.compiler.pipeline.driver import CompileReport, TargetResult
+from real.compiling import TARGETS, compile_real
+
+
+@pytest.fixture(autouse=True)
+def _vnni() -> None:
+    cpu = Path("/proc/cpuinfo")
+    if not (cpu.is_file() and "avx512_vnni" in cpu.read_text()):
+        pytest.skip("needs a CPU with AVX-512 VNNI: the arithmetic is confirmed there")
+
+
+def _report(name: str, tmp_path: Path, parity_samples: int | None) -> CompileReport:
+    options = CompileOptions(parity_samples=parity_samples, timed_runs=0, threads=2)
+    report = compile_real(name, tmp_path / "bundle", options=options)
+    assert report.failures == {}
+    assert tuple(report.results) == TARGETS
+    return report
+
+
+def _drop(report: CompileReport, result: TargetResult) -> float:
+    """Points of top-1 that the artifact loses against float."""
+    assert report.reference is not None
+    assert report.reference.accuracy is not None
+    assert result.checked.accuracy is not None
+    return 100 * (report.reference.accuracy.value - result.checked.accuracy.value)
+
+
+def _agreement(result: TargetResult) -> float:
+    assert result.checked.agreement is not None
+    return 100 * result.checked.agreement.value
+
+
+def _assert_parity(result: TargetResult) -> None:
+    """Every integer node gave the simulator's integers, and so did the whole network."""
+    assert [node for node in result.checked.nodes if node.worst] == []
+    end = result.checked.end_to_end
+    assert (end.worst_lsb, end.differing, end.flips) == (0, 0, 0)
+
+
+@pytest.mark.slow
+def test_mobilenet_v2(shared_data: Path, tmp_path: Path) -> None:
+    report = _report("mobilenet_v2", tmp_path, parity_samples=20)
+    for name, result in report.results.items():
+        assert _drop(report, result) <= 1.0 + 1e-9, name
+        assert _agreement(result) >= (92.0 if name == "fbgemm" else 95.0), name
+        assert result.lowered.plan.floats == (), name
+        _assert_parity(result)
+
+
+@pytest.mark.slow
+def test_cifar10_resnet20(shared_data: Path, tmp_path: Path) -> None:
+    report = _report("cifar10_resnet20", tmp_path, parity_samples=None)
+    for name, result in report.results.items():
+        assert _drop(report, result) <= 0.5, name
+        assert result.checked.end_to_end.samples == 2000
+        _assert_parity(result)
+
+
+@pytest.mark.slow
+def test_mobilenet_v3_small(shared_data: Path, tmp_path: Path) -> None:
+    report = _report("mobilenet_v3_small", tmp_path, parity_samples=20)
+    for name, result in report.results.items():
+        assert result.checked.accuracy is not None
+        assert result.checked.accuracy.value > 0.5, name
+        _assert_parity(result)
