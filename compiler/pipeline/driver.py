@@ -83,7 +83,7 @@ def compile_model(
     model: Capturable,
     data: Dataset,
     targets: Sequence[str],
-    out: Path,
+    out: str | Path,
     *,
     evaluation: Dataset | None = None,
     options: CompileOptions | None = None,
@@ -104,7 +104,7 @@ def compile_model(
     backends, report.failures = usable_backends(targets)
     if not backends:
         raise _all_failed(report)
-    with writing_bundle(out, force=force) as folder:
+    with writing_bundle(Path(out), force=force) as folder:
         with report.timed("capture and passes"), progress.track("capture and passes"):
             model = load_pt2(Path(model)) if isinstance(model, (str, Path)) else model
             batch = fixed_batch(model, options)

@@ -39,7 +39,7 @@ class VerifyReport:
 
 
 def verify_bundle(
-    folder: Path, *, targets: tuple[str, ...] = (), threads: int = 1, progress: Progress | None = None
+    bundle: str | Path, *, targets: tuple[str, ...] = (), threads: int = 1, progress: Progress | None = None
 ) -> VerifyReport:
     """Check hashes, then run each artifact (of `targets`, default all) on the golden inputs.
 
@@ -47,6 +47,7 @@ def verify_bundle(
         BundleError: the bundle is damaged. InputError: it has no such target.
         A runtime's disagreement is no error but a verdict.
     """
+    folder = Path(bundle)
     manifest = read_bundle(folder)
     unknown = [name for name in targets if name not in manifest.targets]
     if unknown:
