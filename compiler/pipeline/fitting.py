@@ -67,11 +67,12 @@ def require_fit(gm: fx.GraphModule, inputs: Sequence[Tensor], source: str) -> No
 
 
 def _fits(tensor: Tensor, meta: Tensor) -> bool:
+    """A symbolic size is never compared with a number: that would fix it to the number for good."""
     sizes = zip(tensor.shape, meta.shape, strict=False)
     return (
         tensor.dtype == meta.dtype
         and tensor.ndim == meta.ndim
-        and all(size == captured or not isinstance(captured, int) for size, captured in sizes)
+        and all(not isinstance(captured, int) or size == captured for size, captured in sizes)
     )
 
 

@@ -48,6 +48,13 @@ def test_what_does_not_fit_is_named():
     assert failure(small_images(2), small_images(2)) == ("data.npy has 2 input(s), but the model takes 1: x")
 
 
+def test_the_check_leaves_symbolic_sizes_symbolic():
+    gm = capture(small_model(), (small_images(2),))
+    require_fit(gm, (small_images(2),), "data.npy")
+    (node,) = gm.graph.find_nodes(op="placeholder")
+    assert not isinstance(node.meta["val"].shape[0], int)
+
+
 def test_a_later_batch_is_named_by_its_first_sample():
     gm = capture(small_model(), (small_images(2),))
     data = from_arrays([small_images(4), torch.zeros(4, 1, 5, 5)])
