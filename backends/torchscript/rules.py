@@ -126,8 +126,8 @@ def _views() -> dict[OpOverload, OpRule]:
         return OpRule(arithmetic.piece(op), shared=True, check=_static)
 
     reshape = OpRule(arithmetic.reshape, shared=True, check=_one_symbol)
-    unbound = (aten.flatten.using_ints, aten.permute.default, aten.transpose.int, aten.unsqueeze.default)
-    unbound += (aten.squeeze.dim, aten.squeeze.dims, aten.contiguous.default, aten.pixel_shuffle.default)
+    unbound = [aten.flatten.using_ints, aten.permute.default, aten.transpose.int, aten.unsqueeze.default]
+    unbound += [aten.squeeze.dim, aten.squeeze.dims, aten.contiguous.default, aten.pixel_shuffle.default]
     bounded = (aten.slice.Tensor, aten.select.int, aten.expand.default)
     split = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
     return {
