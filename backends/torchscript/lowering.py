@@ -131,7 +131,7 @@ def _conv_transpose(b: Builder, step: IntegerStep) -> fx.Node:
     shape = TransposedShape.of(tuple(step.weight.shape), step.attrs)
     road = b.roads.transpose(shape)
     assert isinstance(road, TransposeRoad), road
-    _, _, more_padding, more_output = road.value
+    _, _, more_padding, more_output = (count * shape.dilation[0] for count in road.value)
     padding = [shape.padding[0] + more_padding, *shape.padding[1:]]
     output_padding = [shape.output_padding[0] + more_output, *shape.output_padding[1:]]
     op = f"conv_transpose{len(padding)}d"
@@ -222,7 +222,8 @@ def _upsample(b: Builder, step: IntegerStep) -> fx.Node:
 @_lowers([aten.pad.default, aten.constant_pad_nd.default])
 def _pad(b: Builder, step: IntegerStep) -> fx.Node:
     value = int(quantize(torch.tensor([float(step.attrs.get("value") or 0.0)]), step.out_qparams))
-    return _padded(b, *b.inputs(step), step.out_qparams, step.attrs["pad"], value)
+    (x,) = b.inputs(step)
+    return _padded(b, x, step.out_qparams, step.attrs["pad"], value)
 
 
 def _padded(b: Builder, x: fx.Node, qp: QParams, pads: Sequence[int], value: int) -> fx.Node:

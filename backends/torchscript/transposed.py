@@ -7,7 +7,9 @@ move a convolution to another kernel without changing its result:
 
 * `SURROUNDED`: a zero row before and after, one more padding. No longer two rows.
 * `SHIFTED`: a zero row before, one more padding, one more output padding. The x86 engine gives it to fbgemm.
-  Takes a stride of at least 2.
+  Takes a stride above the dilation, because output padding must be smaller than one of them.
+
+A row of taps is as wide as the dilation: so are the paddings that make up for it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch.nn import functional as F
 
 
 class TransposeRoad(Enum):
-    """Zero taps on the first spatial axis: (before, after, padding, output padding)."""
+    """Zero taps on the first spatial axis: (before, after, padding, output padding), paddings in dilations."""
 
     PLAIN = (0, 0, 0, 0)
     SURROUNDED = (1, 1, 1, 0)
@@ -88,7 +90,7 @@ def x86_transpose(shape: TransposedShape) -> TransposeRoad | str:
     """The right road under the x86 engine, or the reason why there is none."""
     if any(shape.output_padding):
         return fbgemm_transpose(shape)
-    if not shape.equal_channels and shape.stride[0] > 1:
+    if not shape.equal_channels and shape.stride[0] > shape.dilation[0]:
         return TransposeRoad.SHIFTED
     return onednn_transpose(shape)
 

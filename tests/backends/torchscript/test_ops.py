@@ -165,20 +165,21 @@ def test_linear_is_exact(
 
 
 TRANSPOSED = {
-    "equal channels": ((1, 16, 6, 5), (16, 16, 3, 3), 2, 1, 0, 1),
-    "other channels": ((1, 16, 6, 5), (16, 8, 3, 3), 2, 1, 0, 1),
-    "other channels, stride 1": ((1, 16, 6, 5), (16, 8, 3, 3), 1, 1, 0, 1),
-    "two rows": ((1, 16, 6, 5), (16, 16, 2, 2), 2, 0, 0, 1),
-    "two rows, more channels": ((1, 16, 6, 5), (16, 24, 2, 2), 2, 0, 0, 1),
-    "output padding": ((1, 8, 6, 5), (8, 4, 3, 3), 2, 1, 1, 1),
-    "groups": ((1, 8, 6, 5), (8, 4, 3, 3), 2, 1, 0, 2),
-    "depthwise": ((2, 16, 6, 5), (16, 1, 3, 3), 2, 1, 0, 16),
+    "equal channels": ((1, 16, 6, 5), (16, 16, 3, 3), 2, 1, 0, 1, 1),
+    "other channels": ((1, 16, 6, 5), (16, 8, 3, 3), 2, 1, 0, 1, 1),
+    "other channels, stride 1": ((1, 16, 6, 5), (16, 8, 3, 3), 1, 1, 0, 1, 1),
+    "other channels, dilated": ((1, 8, 6, 5), (8, 4, 3, 3), 3, 1, 0, 1, 2),
+    "two rows": ((1, 16, 6, 5), (16, 16, 2, 2), 2, 0, 0, 1, 1),
+    "two rows, more channels": ((1, 16, 6, 5), (16, 24, 2, 2), 2, 0, 0, 1, 1),
+    "output padding": ((1, 8, 6, 5), (8, 4, 3, 3), 2, 1, 1, 1, 1),
+    "groups": ((1, 8, 6, 5), (8, 4, 3, 3), 2, 1, 0, 2, 1),
+    "depthwise": ((2, 16, 6, 5), (16, 1, 3, 3), 2, 1, 0, 16, 1),
 }
 
 
 def transposed(name: str, kind: str) -> OpCase:
-    x, weight, stride, padding, output_padding, groups = TRANSPOSED[name]
-    args = ([stride] * 2, [padding] * 2, [output_padding] * 2, groups, [1, 1])
+    x, weight, stride, padding, output_padding, groups, dilation = TRANSPOSED[name]
+    args = ([stride] * 2, [padding] * 2, [output_padding] * 2, groups, [dilation] * 2)
     return product(
         aten.conv_transpose2d.input,
         x,
@@ -210,6 +211,7 @@ REASONS = {
     ("x86", "other channels, stride 1"): _WRONG,
     ("onednn", "other channels"): _WRONG,
     ("onednn", "other channels, stride 1"): _WRONG,
+    ("onednn", "other channels, dilated"): _WRONG,
     ("onednn", "two rows, more channels"): _WRONG,
     ("onednn", "output padding"): "oneDNN takes no output padding",
 }
