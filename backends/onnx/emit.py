@@ -32,7 +32,7 @@ from ...compiler.quant.program import (
 )
 from ...compiler.quant.qnodes import read_qparams
 from ...compiler.quant.qparams import QParams
-from . import emit_elementwise, emit_integer, emit_pools, emit_products, emit_views  # noqa: F401  (fill the table)
+from . import emit_elementwise, emit_integer, emit_norms, emit_pools, emit_products, emit_views  # noqa: F401
 from .arithmetic import bias_scale, integer_bias
 from .shapes import Size, complete, dtype, shape
 from .table import Call, Value, lowerings

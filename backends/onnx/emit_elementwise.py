@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from ...compiler.ir.ops import aten, bound_args
+from ...compiler.ir.qops import is_dequantize
 from .shapes import dtype
 from .table import Call, Value, lowerings
 from .writer import DTYPES, Writer
@@ -177,6 +178,10 @@ def softplus(w: Writer, call: Call) -> str:
 
 @lowerings.op(aten.softmax.int)
 def softmax(w: Writer, call: Call) -> str:
+    """Where the size may be 1, in a form that onnxruntime does not fuse: QLinearSoftmax gives 0 there."""
+    x, axis = call.tensor("self"), call.args["dim"]
+    if is_dequantize(x.node) and (isinstance(x.shape[axis], str) or x.shape[axis] == 1):
+        return w.op("Exp", [w.op("LogSoftmax", [x.name], axis=axis)], call.name)
     return w.op("Softmax", [call.tensor("self").name], call.name, axis=call.args["dim"])
 
 
@@ -199,10 +204,11 @@ def relu6(w: Writer, call: Call) -> str:
     return w.op("Clip", [call.tensor("self").name, w.scalar(0.0), w.scalar(6.0)], call.name)
 
 
-@lowerings.op(aten.where.self)
+@lowerings.op(aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar)
 def where(w: Writer, call: Call) -> str:
     kind = dtype(call.node)
-    chosen = [_as(w, call.tensor(key), kind) for key in ("self", "other")]
+    sides = (call.args["self"], call.args["other"])
+    chosen = [_as(w, side, kind) if isinstance(side, Value) else w.scalar(side, kind) for side in sides]
     return w.op("Where", [call.tensor("condition").name, *chosen], call.name)
 
 

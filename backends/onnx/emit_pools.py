@@ -1,4 +1,4 @@
-"""Lowerings of pools, reductions, resizing, padding and normalization."""
+"""Lowerings of pools, reductions, resizing and padding."""
 
 from __future__ import annotations
 
@@ -70,6 +70,42 @@ def adaptive_average_pool(w: Writer, call: Call) -> str:
     return w.op("AveragePool", [x.name], call.name, kernel_shape=window, strides=window)
 
 
+def _maxima_only(node: fx.Node) -> str | None:
+    if any(user.args[1] != 0 for user in node.users):
+        return "the places of the maxima are read"
+    return _divides(node)
+
+
+@lowerings.op(
+    aten.adaptive_max_pool1d.default,
+    aten.adaptive_max_pool2d.default,
+    aten.adaptive_max_pool3d.default,
+    check=_maxima_only,
+)
+def adaptive_max_pool(w: Writer, call: Call) -> tuple[str, str]:
+    """The maxima alone."""
+    x, wanted = call.tensor("self"), _listed(call.args["output_size"])
+    if set(wanted) == {1}:
+        return w.op("GlobalMaxPool", [x.name], call.name), ""
+    window = [int(n) // o for n, o in zip(x.shape[2:], wanted, strict=True)]
+    return w.op("MaxPool", [x.name], call.name, kernel_shape=window, strides=window), ""
+
+
+@lowerings.op(aten.max.dim, aten.min.dim)
+def extreme(w: Writer, call: Call) -> tuple[str, str]:
+    """Values and their places."""
+    x, axis, keep = call.tensor("self").name, call.args["dim"], int(call.args["keepdim"])
+    kind = "Max" if call.node.target is aten.max.dim else "Min"
+    values = w.op(f"Reduce{kind}", [x, w.ints([axis])], f"{call.name}/0", keepdims=keep)
+    return values, w.op(f"Arg{kind}", [x], f"{call.name}/1", axis=axis, keepdims=keep)
+
+
+@lowerings.op(aten.logsumexp.default)
+def log_sum_exp(w: Writer, call: Call) -> str:
+    axes = w.ints(_listed(call.args["dim"]))
+    return w.op("ReduceLogSumExp", [call.tensor("self").name, axes], call.name, keepdims=int(call.args["keepdim"]))
+
+
 @lowerings.op(aten.mean.dim)
 def mean(w: Writer, call: Call) -> str:
     """Over every spatial axis a GlobalAveragePool, which has an integer kernel; else ReduceMean."""
@@ -136,6 +172,22 @@ def upsample_linear(w: Writer, call: Call) -> str:
     return _resize(w, call, mode="linear", coordinate_transformation_mode=corners)
 
 
+@lowerings.op(
+    aten._upsample_nearest_exact1d.vec, aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact3d.vec
+)
+def upsample_nearest_exact(w: Writer, call: Call) -> str:
+    transform = "half_pixel"
+    return _resize(
+        w, call, mode="nearest", nearest_mode="round_prefer_ceil", coordinate_transformation_mode=transform
+    )
+
+
+@lowerings.op(aten.upsample_bicubic2d.vec)
+def upsample_cubic(w: Writer, call: Call) -> str:
+    corners = "align_corners" if call.args["align_corners"] else "half_pixel"
+    return _resize(w, call, mode="cubic", cubic_coeff_a=-0.75, coordinate_transformation_mode=corners)
+
+
 def _padding_reason(node: fx.Node) -> str | None:
     if any(isinstance(side, fx.Node) for side in node.args[1]):  # type: ignore[union-attr]
         return "a pad is symbolic"
@@ -161,26 +213,6 @@ def onnx_pads(sides: Sequence[int], rank: int) -> list[int]:
 def pad_mode(attrs: Any) -> str:
     """ONNX's name for the mode of aten.pad."""
     return _PAD_MODES[attrs.get("mode", "constant")]
-
-
-@lowerings.op(aten.batch_norm.default)
-def batch_norm(w: Writer, call: Call) -> str:
-    x = call.tensor("input")
-    channels = int(call.tensor("running_mean").shape[0])
-    gain = call.optional("weight") or w.vector(torch.ones(channels), "ones")
-    shift = call.optional("bias") or w.vector(torch.zeros(channels), "zeros")
-    statistics = [call.tensor("running_mean").name, call.tensor("running_var").name]
-    inputs = [x.name, gain, shift, *statistics]
-    return w.op("BatchNormalization", inputs, call.name, epsilon=call.args["eps"])
-
-
-@lowerings.op(aten.layer_norm.default)
-def layer_norm(w: Writer, call: Call) -> str:
-    sizes = call.args["normalized_shape"]
-    gain = call.optional("weight") or w.vector(torch.ones(*sizes), "ones")
-    bias = call.optional("bias")
-    inputs = [call.tensor("input").name, gain, *([bias] if bias else [])]
-    return w.op("LayerNormalization", inputs, call.name, axis=-len(sizes), epsilon=call.args["eps"])
 
 
 def _window(call: Call, spatial: int) -> dict[str, Any]:

@@ -46,13 +46,22 @@ def reshape(w: Writer, call: Call) -> str:
     )
 
 
-@lowerings.op(aten.flatten.using_ints, aten.unflatten.int)
+def _regrouped(node: fx.Node) -> list[int]:
+    """The shape operand of Reshape: one symbolic size is -1; of several, those that stay in their place are 0."""
+    old, new = shape(node.args[0]), shape(node)
+    if sum(isinstance(size, str) for size in new) == 1:
+        return [size if isinstance(size, int) else -1 for size in new]
+    kept = [place < len(old) and old[place] == size for place, size in enumerate(new)]
+    return [size if isinstance(size, int) else 0 if same else -1 for size, same in zip(new, kept, strict=True)]
+
+
+def _one_unknown(node: fx.Node) -> str | None:
+    return "more than one size is unknown" if _regrouped(node).count(-1) > 1 else None
+
+
+@lowerings.op(aten.flatten.using_ints, aten.unflatten.int, check=_one_unknown)
 def regroup(w: Writer, call: Call) -> str:
-    sizes = shape(call.node)
-    unknown = sum(isinstance(size, str) for size in sizes)
-    assert unknown <= 1, f"{call.node.name} has {unknown} symbolic sizes"
-    target = w.ints([size if isinstance(size, int) else -1 for size in sizes])
-    return w.op("Reshape", [call.tensor("self").name, target], call.name)
+    return w.op("Reshape", [call.tensor("self").name, w.ints(_regrouped(call.node))], call.name)
 
 
 @lowerings.op(
@@ -156,6 +165,55 @@ def split(w: Writer, call: Call) -> tuple[str, ...]:
     return w.multi("Split", inputs, names, axis=call.args["dim"])
 
 
+@lowerings.op(aten.unbind.int, check=_static_pieces)
+def unbind(w: Writer, call: Call) -> tuple[str, ...]:
+    source, axis = call.tensor("self").name, call.args["dim"]
+    pieces = range(len(call.node.meta["val"]))
+    positions = [w.scalar(piece, torch.int64) for piece in pieces]
+    return tuple(w.op("Gather", [source, positions[i]], f"{call.name}/{i}", axis=axis) for i in pieces)
+
+
+@lowerings.op(aten.flip.default)
+def flip(w: Writer, call: Call) -> str:
+    axes = call.args["dims"]
+    bounds = [w.ints([value] * len(axes)) for value in (-1, -(2**63))]
+    return w.op("Slice", [call.tensor("self").name, *bounds, w.ints(axes), w.ints([-1] * len(axes))], call.name)
+
+
+def _fixed_turn(node: fx.Node) -> str | None:
+    args = bound_args(node)
+    if not args["dims"]:
+        return "no axis is named"
+    sizes = [shape(node.args[0])[axis] for axis in args["dims"]]
+    return None if all(isinstance(size, int) for size in sizes) else "a rolled axis has a symbolic size"
+
+
+@lowerings.op(aten.roll.default, check=_fixed_turn)
+def roll(w: Writer, call: Call) -> str:
+    x = call.tensor("self")
+    rolled = x.name
+    for shift, axis in zip(call.args["shifts"], call.args["dims"], strict=True):
+        cut = -shift % int(x.shape[axis])
+        first = w.op("Slice", [rolled, w.ints([0]), w.ints([cut]), w.ints([axis])])
+        rest = w.op("Slice", [rolled, w.ints([cut]), w.ints([2**63 - 1]), w.ints([axis])])
+        rolled = w.op("Concat", [rest, first], axis=axis)
+    return w.op("Identity", [rolled], call.name)
+
+
+def _one_index(node: fx.Node) -> str | None:
+    indices = bound_args(node)["indices"]
+    given = [index for index in indices if index is not None]
+    if len(given) != 1:
+        return "more than one axis is indexed at once"
+    return None if dtype(given[0]) in (torch.int64, torch.int32) else "the index is a mask"
+
+
+@lowerings.op(aten.index.Tensor, check=_one_index)
+def index(w: Writer, call: Call) -> str:
+    axis, chosen = next((axis, value) for axis, value in enumerate(call.args["indices"]) if value is not None)
+    return w.op("Gather", [call.tensor("self").name, chosen.name], call.name, axis=axis)
+
+
 @lowerings.op(aten.cat.default)
 def cat(w: Writer, call: Call) -> str:
     kind = dtype(call.node)
@@ -177,6 +235,13 @@ def stack(w: Writer, call: Call) -> str:
 def pixel_shuffle(w: Writer, call: Call) -> str:
     factor = call.args["upscale_factor"]
     return w.op("DepthToSpace", [call.tensor("self").name], call.name, blocksize=factor, mode="CRD")
+
+
+@lowerings.op(aten.tril.default, aten.triu.default)
+def triangle(w: Writer, call: Call) -> str:
+    offset = w.scalar(call.args["diagonal"], torch.int64)
+    upper = int(call.node.target is aten.triu.default)
+    return w.op("Trilu", [call.tensor("self").name, offset], call.name, upper=upper)
 
 
 @lowerings.op(aten.embedding.default)

@@ -148,6 +148,14 @@ def _pieces(node: fx.Node) -> str | None:
     return None if isinstance(axis_size, int) else "the split axis has a symbolic size"
 
 
+def _several_terms(node: fx.Node) -> str | None:
+    """QLinearSoftmax scales its exponentials so near to float32's largest that a single one overflows to 0."""
+    size = shape(node.args[0])[bound_args(node)["dim"]]
+    if isinstance(size, int):
+        return "the softmax is over one element" if size == 1 else None
+    return "the softmax is over a symbolic size, which may be 1"
+
+
 def _move(op: Callable[..., Any], check: Callable[[fx.Node], str | None] | None = None) -> OpRule:
     rule = OpRule(arithmetic.move(op), shared=True)
     return rule if check is None else dataclasses.replace(rule, check=_checked(check))
@@ -197,7 +205,7 @@ def _elementwise() -> dict[OpOverload, OpRule]:
         aten.tanh.default: _table(torch.tanh, fixed=_TANH, tolerance=1),
         aten.silu.default: OpRule(arithmetic.silu, tolerance=1),
         aten.gelu.default: OpRule(arithmetic.gelu, tolerance=1),
-        aten.softmax.int: OpRule(arithmetic.softmax, fixed=_PROBABILITY),
+        aten.softmax.int: OpRule(arithmetic.softmax, fixed=_PROBABILITY, check=_checked(_several_terms)),
     }
 
 

@@ -212,6 +212,23 @@ def test_a_layer_kept_float_is_not_quantized_by_the_runtime(tmp_path: Path) -> N
     assert found["Conv"] + found["FusedConv"] == 1
 
 
+def test_a_softmax_over_one_element_is_one(tmp_path: Path) -> None:
+    """QLinearSoftmax would give 0."""
+    model, data = Between(lambda x: x[:, :1].softmax(1), out=1), batches(IMAGE)
+    program = quantized(model, data)
+    assert not compare(program, data[0], tmp_path)["QLinearSoftmax"]
+    (answer,) = backend.load(tmp_path / "plain.onnx").run([data[0][0].numpy()])
+    torch.testing.assert_close(torch.from_numpy(answer), model(*data[0]).detach(), rtol=0.02, atol=0.02)
+
+
+def test_views_with_two_symbolic_sizes(tmp_path: Path) -> None:
+    gm = capture(Op(lambda x: x.unflatten(2, (2, 3)).flatten(2, 3)), (torch.randn(2, 5, 6),), dynamic_axes=(0, 1))
+    backend.emit_float(gm, tmp_path / "float.onnx")
+    x = torch.randn(3, 4, 6)
+    (answer,) = backend.load(tmp_path / "float.onnx").run([x.numpy()])
+    np.testing.assert_array_equal(answer, x.numpy())
+
+
 FLOAT: dict[str, Callable[..., Any]] = {
     "arithmetic": lambda x: (x + 1) * 2 - x / 3 + (1 - x) + torch.add(x, x, alpha=2),
     "powers": lambda x: x**2 + (x.abs() + 1).sqrt() + torch.rsqrt(x.abs() + 1) + x.abs() ** 1.5,
@@ -239,6 +256,18 @@ FLOAT: dict[str, Callable[..., Any]] = {
     "cumsum": lambda x: x.cumsum(1),
     "gather": lambda x: x.index_select(1, torch.tensor([2, 0])).gather(3, x[:, :2].abs().argmax(3, keepdim=True)),
     "attention": lambda x: F.scaled_dot_product_attention(x, x, x),
+    "masked-attention": lambda x: F.scaled_dot_product_attention(x, x, x, torch.ones(10, 10).tril().bool()),
+    "where-numbers": lambda x: (
+        torch.where(x > 0, x, 0.5) + torch.where(x > 1, 2.0, x) + torch.where(x > 1, 1.0, 0.0)
+    ),
+    "unbind": lambda x: x.unbind(-1)[1] + x.unbind(1)[0].sum(-1).mean(),
+    "flip-and-roll": lambda x: x.flip(1, 3) + x.roll((1, -3), (2, 3)),
+    "index": lambda x: x[:, [2, 0, -1]],
+    "extremes": lambda x: (*x.max(1), x.min(2, keepdim=True)[0], x.logsumexp(1)),
+    "adaptive-max": lambda x: (F.adaptive_max_pool2d(x, 1), F.adaptive_max_pool2d(x, (5, 3))),
+    "nearest-exact": lambda x: F.interpolate(x, scale_factor=1.5, mode="nearest-exact"),
+    "bicubic": lambda x: F.interpolate(x, scale_factor=2.0, mode="bicubic"),
+    "cosine": lambda x: F.cosine_similarity(x, x.flip(1), dim=1),
 }
 
 
@@ -258,6 +287,10 @@ def test_the_float_artifact_agrees_with_pytorch(name: str, tmp_path: Path) -> No
         nn.BatchNorm2d(8, affine=False),
         nn.LayerNorm(12),
         nn.LayerNorm([10, 12], elementwise_affine=False),
+        nn.GroupNorm(4, 8),
+        nn.GroupNorm(2, 8, affine=False),
+        nn.InstanceNorm2d(8),
+        nn.InstanceNorm2d(8, affine=True),
         nn.PReLU(8),
         nn.Linear(12, 7),
         nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
