@@ -103,6 +103,14 @@ def slice_(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     return drop_if_same_shape(gm, node)
 
 
+def narrow(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """narrow from a number -> slice."""
+    source, axis, start, length = node.args
+    if not (isinstance(start, int) and isinstance(length, int)) or start < 0:
+        return None
+    return stand_in(gm, node, aten.slice.Tensor, (source, axis, start, start + length))
+
+
 def transpose(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     source, first, second = node.args
     if first == second:
@@ -166,6 +174,7 @@ RULES: Mapping[object, Callable[[fx.GraphModule, fx.Node], fx.Node | None]] = {
     aten.expand.default: expand,
     aten.flatten.using_ints: flatten,
     aten.slice.Tensor: slice_,
+    aten.narrow.default: narrow,
     aten.transpose.int: transpose,
     aten.t.default: transpose_matrix,
     aten.numpy_T.default: transpose_matrix,

@@ -66,6 +66,17 @@ CASES = [
             """,
     ),
     Case(
+        "narrow",
+        Calls(lambda m, x: x.narrow(-1, 1, 3)),
+        (IMAGE,),
+        2,
+        """
+                %0 = input x
+                %1 = slice.Tensor(%0, 3, 1, 4)
+                return %1
+            """,
+    ),
+    Case(
         "pads",
         Calls(lambda m, x: F.pad(F.pad(F.pad(x, (0, 0)), (1, 2), value=0.5), (1, 1, 0, 0), mode="reflect")),
         (IMAGE,),
