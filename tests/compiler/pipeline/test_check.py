@@ -105,6 +105,15 @@ def test_a_node_that_is_off(monkeypatch: pytest.MonkeyPatch, program: Program):
     )
 
 
+def test_float_outputs_of_the_exposed_artifact_may_differ_by_rounding(
+    monkeypatch: pytest.MonkeyPatch, program: Program
+):
+    rounding = {"exposed": {0: 1e-8}}
+    assert "the artifact gives other outputs" in failure(monkeypatch, program, rounding)
+    monkeypatch.setattr("fxedge.compiler.pipeline.check.output_qparams", lambda program: (None,))
+    run_check(monkeypatch, program, rounding)
+
+
 def test_an_exposed_artifact_that_computes_otherwise(monkeypatch: pytest.MonkeyPatch, program: Program):
     assert failure(monkeypatch, program, {"exposed": {0: 1.0}}) == (
         "onnx: with its integers exposed, the artifact gives other outputs than without, "
