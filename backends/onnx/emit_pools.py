@@ -216,9 +216,21 @@ def pad_mode(attrs: Any) -> str:
 
 
 def _window(call: Call, spatial: int) -> dict[str, Any]:
+    """Attributes of a pool; where sizes are static, ceil mode is written as the padding that it comes to.
+
+    The last window of PyTorch starts inside the input or its left padding; ONNX's shape inference does not know.
+    """
     kernel, stride, padding = (pool_sizes(call.args, key, spatial) for key in ("kernel_size", "stride", "padding"))
-    ceil_mode = int(call.args["ceil_mode"])
-    return {"kernel_shape": kernel, "strides": stride, "pads": padding * 2, "ceil_mode": ceil_mode}
+    window = {"kernel_shape": kernel, "strides": stride}
+    outer, inner = shape(call.node)[-spatial:], call.tensor("self").shape[-spatial:]
+    if not call.args["ceil_mode"] or not all(isinstance(size, int) for size in (*outer, *inner)):
+        return window | {"pads": padding * 2, "ceil_mode": int(call.args["ceil_mode"])}
+    dilation = pool_sizes(call.args, "dilation", spatial) if "dilation" in call.args else [1] * spatial
+    sizes = zip(inner, outer, kernel, stride, dilation, padding, strict=True)
+    ends = [max(0, (int(o) - 1) * s + (k - 1) * d + 1 - int(n) - p) for n, o, k, s, d, p in sizes]
+    if any(end >= k for end, k in zip(ends, kernel, strict=True)):  # a dilated window; onnxruntime refuses it
+        return window | {"pads": padding * 2, "ceil_mode": 1}
+    return window | {"pads": [*padding, *ends], "ceil_mode": 0}
 
 
 def _resize(w: Writer, call: Call, **attributes: Any) -> str:

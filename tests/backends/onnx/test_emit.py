@@ -137,6 +137,7 @@ INTEGER: dict[str, tuple[nn.Module, set[str]]] = {
     "concat": (Between(lambda x: torch.cat([x, F.relu(x)], 1), out=16), {"QLinearConcat"}),
     "chunk": (Between(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)), {"QLinearConcat"}),
     "split": (Between(lambda x: x.split([3, 5], 1)[1], out=5), {"Slice"}),
+    "max-pool-ceil": (Between(lambda x: F.max_pool2d(x, 2, 4, ceil_mode=True)), {"NhwcMaxPool"}),
     "max-pool": (Between(lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True)), {"NhwcMaxPool"}),
     "avg-pool": (Between(lambda x: F.avg_pool2d(x, 3, 2, 1)), {"QLinearAveragePool"}),
     "avg-pool-valid": (
@@ -295,6 +296,8 @@ def test_the_float_artifact_agrees_with_pytorch(name: str, tmp_path: Path) -> No
         nn.Linear(12, 7),
         nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
         nn.MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True),
+        nn.MaxPool2d(2, 4, ceil_mode=True),
+        nn.AvgPool2d(3, 4, 1, ceil_mode=True, count_include_pad=False),
         nn.Dropout(),
     ],
     ids=str,
