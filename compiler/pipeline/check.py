@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from ..quant.simulate import simulate
 from .accuracy import Share, accuracy, top1
 from .data import Batch, Dataset
 from .fitting import fitting_batches
-from .parity import EndToEnd, EndToEndCount, NodeParity, compare_nodes, output_qparams
+from .parity import EndToEnd, EndToEndCount, NodeParity, compare_nodes, output_qparams, relative_difference
 from .progress import Progress
 from .runtime import RemoteRuntime
 
@@ -160,8 +161,7 @@ def _check_nodes(program: Program, runtime: RemoteRuntime, inputs: Sequence[Tens
 
 def _close(left: np.ndarray, right: np.ndarray) -> bool:
     """Float outputs, equal but for rounding: exposed integers move the borders of the runtime's float fusions."""
-    largest = float(np.abs(right).max(initial=0.0))
-    return left.shape == right.shape and bool(np.allclose(left, right, rtol=0.0, atol=1e-5 * largest))
+    return relative_difference(left, right) <= 1e-5
 
 
 def _require_exact(name: str, end_to_end: EndToEnd) -> None:
@@ -169,6 +169,11 @@ def _require_exact(name: str, end_to_end: EndToEnd) -> None:
         raise VerificationError(
             f"{name}: every step promises 0 LSB, but the outputs differ by {end_to_end.worst_lsb} LSB "
             f"({end_to_end.differing} of {end_to_end.total} integers)."
+        )
+    if not math.isfinite(end_to_end.worst_float):
+        raise VerificationError(
+            f"{name}: an output has NaN or infinity where the simulator has none, or the other way round, or "
+            "another shape."
         )
 
 
@@ -179,7 +184,9 @@ def _golden(
     outputs = simulate(program, inputs).outputs
     count = EndToEndCount(program)
     count.add(runtime.run(INT8, [tensor.numpy() for tensor in inputs]), _arrays(outputs.values()))
-    return {name: tensor.contiguous() for name, tensor in outputs.items()}, count.result()
+    # safetensors takes no tensors that share memory, as two names of one value do
+    copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in outputs.items()}
+    return copies, count.result()
 
 
 def _evaluate(

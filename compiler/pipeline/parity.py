@@ -8,6 +8,7 @@ differing integers, top-1 flips (ties go to the lowest index).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -95,6 +96,21 @@ def as_integers(output: np.ndarray, qp: QParams) -> np.ndarray:
     return (np.rint(output.astype(np.float64) / qp.scale[0]) + qp.zero_point[0]).astype(np.int32)
 
 
+def relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest |actual - expected| over the largest finite |expected|, for any dtype, booleans too.
+
+    Equal infinities and NaN in the same place differ by nothing; infinite where only one of the two has them, or
+    where shapes differ.
+    """
+    if actual.shape != expected.shape:
+        return math.inf
+    left, right = actual.astype(np.float64), expected.astype(np.float64)
+    same = (left == right) | (np.isnan(left) & np.isnan(right))
+    off = float(np.abs(left[~same] - right[~same]).max(initial=0.0))
+    magnitude = float(np.abs(right[np.isfinite(right)]).max(initial=0.0))
+    return off / max(magnitude, 1e-12) if math.isfinite(off) else math.inf
+
+
 class EndToEndCount:
     """Part (b), added up over batches."""
 
@@ -110,9 +126,7 @@ class EndToEndCount:
         """One batch: outputs in order, as the artifact and as the simulator gave them."""
         for qp, left, right in zip(self._qparams, deployed, simulated, strict=True):
             if qp is None:
-                magnitude = max(float(np.abs(right).max(initial=0.0)), 1e-12)
-                off = float(np.abs(left - right).max(initial=0.0)) / magnitude
-                self._worst_float = max(self._worst_float, off)
+                self._worst_float = max(self._worst_float, relative_difference(left, right))
                 continue
             lsb = np.abs(as_integers(left, qp) - as_integers(right, qp))
             self._worst_lsb = max(self._worst_lsb, int(lsb.max(initial=0)))

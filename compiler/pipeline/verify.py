@@ -13,6 +13,7 @@ from .bundle import read_bundle
 from .check import INT8
 from .driver import usable_backends
 from .manifest import Manifest, OutputEntry, TargetEntry
+from .parity import relative_difference
 from .progress import Progress, Silent
 from .runtime import RemoteRuntime
 
@@ -78,6 +79,8 @@ def _verify_target(folder: Path, manifest: Manifest, name: str, threads: int) ->
             outputs = runtime.run(INT8, [inputs[tensor.name] for tensor in manifest.inputs])
     except VerificationError as error:
         return TargetVerdict(False, str(error))
+    if len(outputs) != len(entry.outputs):
+        return TargetVerdict(False, f"the artifact gives {len(outputs)} outputs, the manifest {len(entry.outputs)}")
     worst = [
         _difference(output, deployed, golden[output.name], entry)
         for output, deployed in zip(entry.outputs, outputs, strict=True)
@@ -91,11 +94,11 @@ def _difference(
 ) -> tuple[bool, str]:
     if deployed.shape != golden.shape:
         return False, f"{output.name} has shape {list(deployed.shape)}, not {list(golden.shape)}"
-    off = np.abs(deployed.astype(np.float64) - golden.astype(np.float64)).max(initial=0.0)
     if output.scale is not None:
-        lsb = round(float(off) / output.scale)
-        text = f"{output.name} is {lsb} LSB from the golden outputs (allowed {entry.tolerance_lsb})"
+        off = np.abs(deployed.astype(np.float64) - golden.astype(np.float64)).max(initial=0.0)
+        lsb = float(np.rint(off / output.scale))
+        text = f"{output.name} is {lsb:.0f} LSB from the golden outputs (allowed {entry.tolerance_lsb})"
         return lsb <= entry.tolerance_lsb, text
-    relative = float(off) / max(float(np.abs(golden).max(initial=0.0)), 1e-12)
+    relative = relative_difference(deployed, golden)
     text = f"{output.name} is {relative:.2g} of its magnitude from the golden outputs (allowed "
     return relative <= entry.tolerance_float, f"{text}{entry.tolerance_float:.2g})"

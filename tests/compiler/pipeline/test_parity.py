@@ -10,6 +10,7 @@ from fxedge.compiler.pipeline.parity import (
     as_integers,
     compare_nodes,
     output_qparams,
+    relative_difference,
 )
 from fxedge.compiler.quant.program import Program
 from fxedge.compiler.quant.qparams import QParams
@@ -91,3 +92,18 @@ def test_float_outputs_are_measured_by_their_magnitude(program: Program, monkeyp
     count.add([np.array([[1.0, 4.0]])], [np.array([[1.0, 5.0]])])
     found = count.result()
     assert (found.worst_float, found.total, found.flips) == (0.2, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "difference"),
+    [
+        ([1.0, np.inf, np.nan], [1.0, np.inf, np.nan], 0.0),
+        ([1.0, np.nan], [1.0, 2.0], np.inf),
+        ([1.0, np.inf], [1.0, -np.inf], np.inf),
+        ([True, False], [True, True], 1.0),
+        ([1.0], [1.0, 1.0], np.inf),
+        ([], [], 0.0),
+    ],
+)
+def test_relative_difference_of_unusual_values(actual: list, expected: list, difference: float):
+    assert relative_difference(np.array(actual), np.array(expected)) == difference
