@@ -132,7 +132,7 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path} is larger than {_LARGEST_MANIFEST} bytes, so it is no manifest.")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not valid JSON ({error}); the bundle is damaged.") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:

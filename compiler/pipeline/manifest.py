@@ -6,7 +6,7 @@ compilation gives the same bytes; latencies, which are not, are printed and neve
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from .preprocess import Preprocess
 
@@ -36,7 +36,7 @@ class OutputEntry(_Entry):
     """One output; `scale` and `zero_point` where it is a dequantized integer value."""
 
     name: str
-    scale: float | None = None
+    scale: float | None = Field(None, gt=0, allow_inf_nan=False)
     zero_point: int | None = None
 
 
