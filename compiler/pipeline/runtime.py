@@ -31,7 +31,8 @@ class RemoteRuntime:
     def __init__(self, target: str, artifacts: Mapping[str, Path], threads: int = 1) -> None:
         self._target = target
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        command = [sys.executable, "-m", f"{__package__}.worker", target, str(threads)]
+        # -P: the current folder, which may be an untrusted bundle, must not shadow a library
+        command = [sys.executable, "-P", "-m", f"{__package__}.worker", target, str(threads)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
         )
@@ -71,7 +72,11 @@ class RemoteRuntime:
         return answer
 
     def _died(self, request: dict[str, Any]) -> str:
-        status = self._process.wait(timeout=30)
+        try:
+            status = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:  # it lives, but what it answered is no message
+            self._process.kill()
+            status = self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines()
         tail = " | ".join(said[-3:]) or "nothing"
