@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 from ...compiler.ir.constants import constant
 from ...compiler.ir.errors import UnsupportedOpsError
-from ...compiler.ir.nodes import flat_outputs, placeholders, sole_user
+from ...compiler.ir.nodes import flat_outputs, input_name, placeholders, sole_user
 from ...compiler.ir.ops import OPS, VIEWS, bound_args, clamp_bounds
 from ...compiler.ir.qops import is_dequantize, is_quantize
 from ...compiler.quant.program import (
@@ -103,10 +103,10 @@ class Emitter:
 
     def __post_init__(self) -> None:
         self.nodes = {node.name: node for node in self.gm.graph.nodes}
-        self.values = {node.name: node.name for node in placeholders(self.gm)}
+        self.values = {node.name: input_name(node) for node in placeholders(self.gm)}
         sizes = [shape(node)[:1] for node in placeholders(self.gm)]
         self.batch = {size[0] for size in sizes if size and isinstance(size[0], str)}
-        for name in {*flat_outputs(self.gm), *self.values}:
+        for name in {*flat_outputs(self.gm), *self.values.values()}:
             self.writer.unique(name)
 
     def float_step(self, node: fx.Node) -> None:
@@ -201,7 +201,7 @@ class Emitter:
             self.writer.nodes.append(helper.make_node("Identity", [self.value(node)], [name], name=name))
             outputs.append(self._info(name, node))
         outputs += [self._info(self.values[name], self.nodes[name]) for name in expose]
-        inputs = [self._info(node.name, node) for node in placeholders(self.gm)]
+        inputs = [self._info(input_name(node), node) for node in placeholders(self.gm)]
         self.writer.drop_unused([output.name for output in outputs])
         return model_bytes(self.writer, inputs, outputs)
 

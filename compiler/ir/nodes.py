@@ -40,9 +40,24 @@ def output_node(gm: fx.GraphModule) -> fx.Node:
     return next(node for node in reversed(gm.graph.nodes) if node.op == "output")
 
 
+def input_name(placeholder: fx.Node) -> str:
+    """The name that the model's `forward` gives an input; the node's own may differ (`input_1` for `input`)."""
+    return str(placeholder.target)
+
+
 def flat_outputs(gm: fx.GraphModule) -> dict[str, fx.Node]:
-    """Output name -> node, in order: dict keys as they are, `output` for one, `output_0` … for several."""
-    return dict(_flatten(output_node(gm).args[0], "output"))
+    """Output name -> node, in order: dict keys as they are, `output` for one, `output_0` … for several.
+
+    A name that an input or an earlier output has gets `_out` appended: artifacts need distinct names.
+    """
+    taken = {input_name(node) for node in placeholders(gm)}
+    outputs: dict[str, fx.Node] = {}
+    for name, node in _flatten(output_node(gm).args[0], "output"):
+        while name in taken:
+            name += "_out"
+        taken.add(name)
+        outputs[name] = node
+    return outputs
 
 
 def _flatten(value: object, name: str) -> Iterator[tuple[str, fx.Node]]:

@@ -20,6 +20,7 @@ from ..ir.capture import Capturable, load_pt2
 from ..ir.constants import constants
 from ..ir.dump import dump
 from ..ir.errors import BackendUnavailableError, FxedgeError, InputError, VerificationError
+from ..ir.nodes import input_name, placeholders
 from ..quant.calibrate import CalibrationStats
 from .bundle import list_files, write_manifest, writing_bundle
 from .check import Artifacts, Checked, Reference, check_target, float_reference
@@ -167,7 +168,7 @@ def _calibrate(
 
 
 def _write_golden(path: Path, model: FloatModel, golden: Sequence[Tensor]) -> None:
-    names = [node.name for node in model.gm.graph.nodes if node.op == "placeholder"]
+    names = [input_name(node) for node in placeholders(model.gm)]
     path.parent.mkdir()
     path.write_bytes(save(dict(zip(names, golden, strict=True))))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...backends.base import Backend
-from ..ir.nodes import placeholders
+from ..ir.nodes import input_name, placeholders
 from ..ir.passes import PassReport
 from ..ir.shapes import tensor_meta
 from ..quant.calibrate import CalibrationStats
@@ -57,7 +57,7 @@ def input_entries(model: FloatModel) -> tuple[TensorEntry, ...]:
         meta = tensor_meta(node)
         assert meta is not None
         shape = tuple(size if isinstance(size, int) else None for size in meta.shape)
-        entries.append(TensorEntry(name=node.name, dtype=_dtype(meta), shape=shape))
+        entries.append(TensorEntry(name=input_name(node), dtype=_dtype(meta), shape=shape))
     return tuple(entries)
 
 

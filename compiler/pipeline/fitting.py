@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 
 from ..ir.capture import Capturable
 from ..ir.errors import InputError
-from ..ir.nodes import placeholders
+from ..ir.nodes import input_name, placeholders
 from ..ir.shapes import tensor_meta
 from .data import Batch, Dataset
 from .options import CompileOptions
@@ -55,13 +55,13 @@ def require_fit(gm: fx.GraphModule, inputs: Sequence[Tensor], source: str) -> No
     """
     expected = placeholders(gm)
     if len(inputs) != len(expected):
-        names = ", ".join(node.name for node in expected)
+        names = ", ".join(map(input_name, expected))
         raise InputError(f"{source} has {len(inputs)} input(s), but the model takes {len(expected)}: {names}")
     for node, tensor in zip(expected, inputs, strict=True):
         meta = tensor_meta(node)
         if meta is not None and not _fits(tensor, meta):
             raise InputError(
-                f"{source} has {_type_text(tensor)} as input {node.name}, but the model takes "
+                f"{source} has {_type_text(tensor)} as input {input_name(node)}, but the model takes "
                 f"{_type_text(meta)}: check the data and the preprocessing (layout, size, dtype)"
             )
 

@@ -80,7 +80,7 @@ def _verify_target(folder: Path, manifest: Manifest, name: str, threads: int) ->
     except VerificationError as error:
         return TargetVerdict(False, str(error))
     if len(outputs) != len(entry.outputs):
-        return TargetVerdict(False, f"the artifact gives {len(outputs)} outputs, the manifest {len(entry.outputs)}")
+        return TargetVerdict(False, f"it gives {len(outputs)} output(s), not the manifest's {len(entry.outputs)}")
     worst = [
         _difference(output, deployed, golden[output.name], entry)
         for output, deployed in zip(entry.outputs, outputs, strict=True)

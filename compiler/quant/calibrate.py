@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from ..ir.errors import CalibrationError
-from ..ir.nodes import describe, placeholders
+from ..ir.nodes import describe, input_name, placeholders
 from ..ir.ops import aten
 from ..ir.shapes import tensor_meta
 from .collectors import Collector, CollectorMethod, make_collector
@@ -124,7 +124,7 @@ class _Observer(fx.Interpreter):
 def _check_inputs(gm: fx.GraphModule, batch: Sequence[Tensor], samples: int) -> None:
     expected = placeholders(gm)
     if len(batch) != len(expected):
-        names = ", ".join(str(node.target) for node in expected)
+        names = ", ".join(map(input_name, expected))
         raise CalibrationError(
             f"A calibration batch has {len(batch)} input(s) but the model takes {len(expected)}: {names}."
         )
@@ -134,7 +134,7 @@ def _check_inputs(gm: fx.GraphModule, batch: Sequence[Tensor], samples: int) -> 
             continue
         if tensor.dtype != meta.dtype or not _fits(tensor, meta):
             raise CalibrationError(
-                f"Input {node.target} of the calibration batch after sample {samples} is "
+                f"Input {input_name(node)} of the calibration batch after sample {samples} is "
                 f"{_type_text(tensor)}; the model was captured with {_type_text(meta)}."
             )
 

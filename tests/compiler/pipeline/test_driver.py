@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from fxedge.compiler.ir.capture import capture
@@ -21,6 +22,7 @@ from fxedge.compiler.pipeline.driver import (
     graph_hash,
 )
 from fxedge.compiler.pipeline.options import CompileOptions
+from fxedge.compiler.pipeline.verify import verify_bundle
 from small_compile import (
     compile_small,
     leftovers,
@@ -30,6 +32,7 @@ from small_compile import (
     small_images,
     small_model,
 )
+from torch import Tensor, nn
 
 
 def refuse_to_emit(monkeypatch: pytest.MonkeyPatch, target: str, *reason: str) -> None:
@@ -174,3 +177,34 @@ def test_the_model_hash_knows_weights():
     with torch.no_grad():
         model[0].weight[0, 0, 0, 0] += 1
     assert graph_hash(gm) != before
+
+
+class Unusual(nn.Module):
+    """An input called `input`, whose node is `input_1`; outputs that are twice the same, an input, a constant and
+    booleans, under names that inputs and other outputs have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.register_buffer("table", torch.arange(3.0))
+
+    def forward(self, input: Tensor, output: Tensor) -> dict[str, object]:
+        y = self.conv(input)
+        return {"a": (y, y), "a_0": input, "input": y, "output": self.table, "mask": y > output}
+
+
+def test_names_and_outputs_of_every_kind(tmp_path: Path):
+    torch.manual_seed(0)
+    images = torch.randn(4, 1, 6, 6)
+    data = from_arrays((images, images[:, :, :1, :1]), input_names=("input", "output"))
+    options = CompileOptions(timed_runs=0, float_artifact=False)
+    report = compile_model(Unusual(), data, ["onnx", "x86"], tmp_path / "bundle", options=options)
+    assert report.failures == {}
+    assert report.manifest is not None
+    assert [entry.name for entry in report.manifest.inputs] == ["input", "output"]
+    names = ["a_0", "a_1", "a_0_out", "input_out", "output_out", "mask"]
+    assert [entry.name for entry in report.manifest.targets["x86"].outputs] == names
+    session = onnx.load(tmp_path / "bundle" / "onnx" / "model.onnx").graph
+    assert [value.name for value in session.input] == ["input", "output"]
+    assert [value.name for value in session.output] == names
+    assert verify_bundle(tmp_path / "bundle").passed
