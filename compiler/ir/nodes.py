@@ -14,8 +14,12 @@ def sole_user(node: fx.Node) -> fx.Node | None:
 
 def module_path(node: fx.Node) -> str:
     """Dotted path of the module that `node` was captured from; empty for the root."""
-    stack = node.meta.get("nn_module_stack")
-    return list(stack.values())[-1][0] if stack else ""
+    return (module_paths(node) or ("",))[-1]
+
+
+def module_paths(node: fx.Node) -> tuple[str, ...]:
+    """Paths of the modules around `node`, the root (empty) first; none where capture recorded none."""
+    return tuple(path for path, _ in (node.meta.get("nn_module_stack") or {}).values())
 
 
 def describe(node: fx.Node) -> str:

@@ -92,7 +92,7 @@ def lower(model: FloatModel, spec: TargetSpec, plan: Plan, stats: CalibrationSta
     gm = copy_graph(model.gm)
     ctx = PassContext(target=spec, example_inputs=model.examples)
     report = run_passes(gm, [InsertQdq(plan, stats), CleanQdq()], ctx)
-    return Lowered(plan, build_program(gm, spec), report)
+    return Lowered(plan, build_program(gm, spec, plan.kept), report)
 
 
 def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:

@@ -10,7 +10,7 @@ from ..quant.collectors import CollectorMethod
 
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
-    """`keep_float` are globs over module paths and node names. `dynamic_axes` as in `capture`.
+    """`keep_float` as in `plan_quantization`, `dynamic_axes` as in `capture`.
 
     `golden_samples` is the number of calibration samples kept in the bundle as test vectors; `parity_samples`
     the number of samples on which simulated and deployed are compared end to end (of the evaluation data where

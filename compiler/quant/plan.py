@@ -20,7 +20,8 @@ import torch
 from torch import fx
 
 from ..ir.constants import constant
-from ..ir.nodes import describe, module_path, sole_user
+from ..ir.errors import InputError
+from ..ir.nodes import describe, module_paths, sole_user
 from ..ir.ops import OPS, aten, bound_args, clamp_bounds, op_name
 from ..ir.passes import Skip
 from ..ir.shapes import tensor_meta
@@ -57,13 +58,15 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `plan_quantization` decided. `groups` are in graph order of their first member."""
+    """What `plan_quantization` decided. `groups` are in graph order of their first member. `kept` names the nodes
+    that the user wants in float, even between integers."""
 
     target: str
     bias: BiasKind
     ops: Mapping[str, IntegerOp]
     groups: tuple[Group, ...]
     floats: tuple[Skip, ...] = field(default=())
+    kept: frozenset[str] = frozenset()
 
     def group_of(self, value: str) -> int | None:
         """Index of the group that `value` belongs to, or None if it stays float."""
@@ -86,14 +89,19 @@ def plan_quantization(
 ) -> Plan:
     """Decide what `target` runs on integers in `gm` (stage FLOAT, annotated with shapes).
 
-    `keep_float` are globs over module paths and node names. `per_tensor_weights` gives each weight one scale.
+    `keep_float` are globs over node names and module paths; a module stands for all that it contains.
+    `per_tensor_weights` gives each weight one scale.
+
+    Raises:
+        InputError: a glob of `keep_float` matches nothing.
     """
+    kept = _kept(gm, keep_float)
     candidates: dict[fx.Node, _Region] = {}
     reasons: dict[fx.Node, str] = {}
     for node in gm.graph.nodes:
         if node.op != "call_function" or node.target is operator.getitem or not _gives_tensor(node):
             continue
-        match _candidate(gm, node, target, keep_float):
+        match _candidate(gm, node, target, kept):
             case str() as reason:
                 reasons[node] = reason
             case region:
@@ -101,10 +109,25 @@ def plan_quantization(
     _drop_until_stable(candidates, reasons)
     groups = _group(candidates, reasons, target)
     absorbed = {act for region in candidates.values() for act in region.fused}
-    kept = [node for node in gm.graph.nodes if node in reasons and node not in absorbed]
-    floats = tuple(Skip(describe(node), reasons[node]) for node in kept)
+    left = [node for node in gm.graph.nodes if node in reasons and node not in absorbed]
+    floats = tuple(Skip(describe(node), reasons[node]) for node in left)
     ops = {node.name: region.as_op(target, per_tensor_weights) for node, region in candidates.items()}
-    return Plan(target.name, target.bias, ops, groups, floats)
+    return Plan(target.name, target.bias, ops, groups, floats, frozenset(node.name for node in kept))
+
+
+def _kept(gm: fx.GraphModule, patterns: Sequence[str]) -> dict[fx.Node, str]:
+    """Node -> the first glob that matches its name or the path of a module around it."""
+    kept: dict[fx.Node, str] = {}
+    calls = [node for node in gm.graph.nodes if node.op == "call_function"]
+    for pattern in patterns:
+        found = [node for node in calls if fnmatch.filter((node.name, *module_paths(node)), pattern)]
+        if not found:
+            raise InputError(
+                f"Nothing can be kept float by {pattern!r}: no module or node of the captured graph is called so "
+                "(batch norms and dropout are gone by then). fxedge inspect shows what there is."
+            )
+        kept = dict.fromkeys(found, pattern) | kept
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +158,15 @@ class _Region:
         )
 
 
-def _candidate(gm: fx.GraphModule, node: fx.Node, target: TargetSpec, keep_float: Sequence[str]) -> _Region | str:
+def _candidate(
+    gm: fx.GraphModule, node: fx.Node, target: TargetSpec, kept: Mapping[fx.Node, str]
+) -> _Region | str:
     """The region that `node` starts, or the reason why it stays float."""
     rule = target.ops.get(node.target)  # type: ignore[call-overload]
     if rule is None:
         return f"{target.name} has no integer kernel for {op_name(node.target)}"
-    for pattern in keep_float:
-        if fnmatch.fnmatch(module_path(node), pattern) or fnmatch.fnmatch(node.name, pattern):
-            return f"kept float by {pattern!r}"
+    if node in kept:
+        return f"kept float by {kept[node]!r}"
     if (reason := rule.check(node)) is not None:
         return reason
     info = OPS.get(node.target)  # type: ignore[call-overload]
@@ -160,7 +184,7 @@ def _candidate(gm: fx.GraphModule, node: fx.Node, target: TargetSpec, keep_float
         return "it has no tensor input"
     if node.target in _PIECES:
         return _Region(node, rule, (), inputs, tuple(node.users))
-    fused = _fused_after(node, rule)
+    fused = _fused_after(node, rule, kept)
     return _Region(node, rule, fused, inputs, (fused[-1] if fused else node,))
 
 
@@ -181,10 +205,12 @@ def activation_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(found)
 
 
-def _fused_after(node: fx.Node, rule: OpRule) -> tuple[fx.Node, ...]:
+def _fused_after(node: fx.Node, rule: OpRule, kept: Mapping[fx.Node, str]) -> tuple[fx.Node, ...]:
     fused: list[fx.Node] = []
     last = node
     while (user := sole_user(last)) is not None and user.target in rule.fuses and clamp_bounds(user):
+        if user in kept:
+            break
         fused.append(user)
         last = user
     return tuple(fused)

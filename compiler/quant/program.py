@@ -100,17 +100,19 @@ class Program:
         }
 
 
-def build_program(gm: fx.GraphModule, spec: TargetSpec) -> Program:
-    """The steps by which the target runs `gm` (stage QUANTIZED)."""
-    matched = {node: step for node in gm.graph.nodes if (step := _integer_step(gm, node, spec)) is not None}
+def build_program(gm: fx.GraphModule, spec: TargetSpec, keep_float: Collection[str] = ()) -> Program:
+    """The steps by which the target runs `gm` (stage QUANTIZED); nodes named in `keep_float` are never integer
+    steps, even between dequantize and quantize."""
+    found = ((node, _integer_step(gm, node, spec)) for node in gm.graph.nodes)
+    matched = {node: step for node, step in found if step is not None and step.anchor.name not in keep_float}
     absorbed = _absorbed(matched.values())
     steps: list[Step] = []
     for node in gm.graph.nodes:
         if node.op != "call_function" or node in absorbed:
             continue
         if is_quantize(node):
-            found = matched.get(node)
-            steps.append(found or QuantizeStep(node.name, node.args[0].name, read_qparams(gm, node)))
+            integer_step = matched.get(node)
+            steps.append(integer_step or QuantizeStep(node.name, node.args[0].name, read_qparams(gm, node)))
         elif is_dequantize(node) and all(user in absorbed for user in node.users):
             continue
         elif is_dequantize(node) and is_quantize(node.args[0]):

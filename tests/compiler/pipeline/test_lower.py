@@ -4,8 +4,9 @@ from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.errors import InputError
 from fxedge.compiler.pipeline.lower import collect, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
-from fxedge.compiler.quant.program import DequantizeStep, IntegerStep, QuantizeStep
+from fxedge.compiler.quant.program import DequantizeStep, FloatStep, IntegerStep, QuantizeStep
 from small_compile import small_data, small_images, small_model
+from torch import Tensor, nn
 
 
 def test_an_unknown_recipe():
@@ -46,3 +47,22 @@ def test_progress_counts_samples():
     plans = plan_targets(model, [registry.get("onnx").spec], CompileOptions())
     stats = collect(model, plans, (batch.inputs for batch in small_data()), CompileOptions(), samples=12)
     assert stats.samples == 12
+
+
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(1, 1, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.a(x) + self.b(x))
+
+
+@pytest.mark.parametrize("target", ["onnx", "x86"])
+def test_what_is_kept_float_between_integers_runs_in_float(target: str):
+    options, images = CompileOptions(keep_float=("add",)), small_images(2)
+    model = prepare(Sum(), (images,), options)
+    spec = registry.get(target).spec
+    plans = plan_targets(model, [spec], options)
+    lowered = lower(model, spec, plans[target], collect(model, plans, [(images,)], options))
+    assert [step.name for step in lowered.program.steps if isinstance(step, FloatStep)] == ["add"]

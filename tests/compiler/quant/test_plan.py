@@ -3,6 +3,7 @@ from textwrap import dedent
 
 import pytest
 import torch
+from fxedge.compiler.ir.errors import InputError
 from fxedge.compiler.ir.ops import aten
 from fxedge.compiler.ir.passes import Skip, run_passes
 from fxedge.compiler.ir.shapes import annotate
@@ -284,8 +285,20 @@ REASONS = {
     "by node name": (
         Calls(lambda m, x: m.a(x).relu(), a=conv()),
         TOY,
-        {"keep_float": ["other", "conv*"]},
-        [Skip("a (conv2d)", "kept float by 'conv*'"), Skip("relu", "its inputs are float")],
+        {"keep_float": ["con*", "conv*"]},
+        [Skip("a (conv2d)", "kept float by 'con*'"), Skip("relu", "its inputs are float")],
+    ),
+    "an activation that would be fused": (
+        Calls(lambda m, x: m.b(m.a(x)), a=conv(), b=nn.ReLU()),
+        TOY,
+        {"keep_float": ["b"]},
+        [Skip("b (relu)", "kept float by 'b'")],
+    ),
+    "by the path of a module around it": (
+        Calls(lambda m, x: m.b(x), b=nn.Sequential(conv(), nn.ReLU())),
+        TOY,
+        {"keep_float": ["b"]},
+        [Skip("b.0 (conv2d)", "kept float by 'b'"), Skip("b.1 (relu)", "kept float by 'b'")],
     ),
     "by module path": (
         Calls(lambda m, x: m.a(m.b(x)), a=conv(), b=nn.Sequential(conv(), nn.ReLU())),
@@ -301,6 +314,15 @@ def test_the_reason_of_each_float_op(name):
     model, spec, options, expected = REASONS[name]
     plan = plan_of(model, spec=spec, **options)
     assert list(plan.floats) == expected
+
+
+def test_a_glob_that_matches_nothing():
+    with pytest.raises(InputError) as caught:
+        plan_of(Calls(lambda m, x: m.a(x), a=conv()), keep_float=["a", "head.*"])
+    assert str(caught.value) == (
+        "Nothing can be kept float by 'head.*': no module or node of the captured graph is called so (batch norms "
+        "and dropout are gone by then). fxedge inspect shows what there is."
+    )
 
 
 def test_floats_are_in_the_text():
