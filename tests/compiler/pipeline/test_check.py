@@ -13,6 +13,7 @@ from fxedge.compiler.pipeline.data import from_arrays
 from fxedge.compiler.pipeline.driver import CompileReport
 from fxedge.compiler.pipeline.progress import Silent
 from fxedge.compiler.quant.program import Program
+from fxedge.compiler.quant.qparams import QParams
 from fxedge.compiler.quant.simulate import simulate
 from small_compile import patch_backend, small_data, small_images, small_model
 from torch import nn
@@ -112,6 +113,15 @@ def test_float_outputs_of_the_exposed_artifact_may_differ_by_rounding(
     assert "the artifact gives other outputs" in failure(monkeypatch, program, rounding)
     monkeypatch.setattr("fxedge.compiler.pipeline.check.output_qparams", lambda program: (None,))
     run_check(monkeypatch, program, rounding)
+
+
+def test_integers_of_the_exposed_artifact_are_the_same_where_every_step_is_exact():
+    qp = QParams((0.5,), (10,), 0, 255, torch.uint8)
+    plain = np.array([1.0, 2.0], dtype=np.float32)
+    assert check._same_integers(plain, plain, qp, exact=True)
+    assert not check._same_integers(plain, plain + 0.5, qp, exact=True)
+    assert check._same_integers(plain, plain + 1.0, qp, exact=False)
+    assert not check._same_integers(plain, plain + 1.5, qp, exact=False)
 
 
 def test_an_exposed_artifact_that_computes_otherwise(monkeypatch: pytest.MonkeyPatch, program: Program):
