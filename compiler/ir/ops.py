@@ -1,7 +1,7 @@
 """Facts about aten ops, as a table that passes and planners read.
 
-`OpInfo` says where an op keeps its weight and bias and which axes are channels. Ops without parameters need
-no row unless a fact is recorded of them: `ELEMENTWISE_MONOTONE` and `VIEWS` are sets for that reason.
+`OpInfo` says where an op keeps its weight and bias and which axes are channels; ops without parameters have no
+row. `VIEWS` are the ops that only move or select elements.
 """
 
 from __future__ import annotations
@@ -75,7 +75,6 @@ VIEWS = frozenset(
 )
 
 
-# Activations that a clamp of integers can stand for: op -> (low, high) from the node's bound arguments.
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
     """(low, high) of relu, hardtanh (relu6) or clamp by numbers; None for any other node."""
     inf = float("inf")

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .constants import constants, prune_constants, set_constant
 from .errors import FxedgeError, PassError
-from .nodes import output_node, placeholders
+from .nodes import placeholders
 from .shapes import annotate
 from .stages import Stage, verify
 
@@ -52,7 +52,7 @@ class PassResult:
 
 @dataclass(slots=True)
 class PassContext:
-    """What a pass may read: the target (or none), example inputs, channel statistics and the seed.
+    """What a pass may read: the target (or none), example inputs and channel statistics.
 
     `example_inputs` are the tensors on which the runner checks each `numerics` promise; without them nothing
     is checked. `channel_stats` is the one thing that passes write: who scales or splits channels rewrites it.
@@ -61,7 +61,6 @@ class PassContext:
     target: TargetSpec | None = None
     example_inputs: tuple[Tensor, ...] = ()
     channel_stats: ChannelStats | None = None
-    seed: int = 0
 
 
 class Pass(Protocol):
@@ -210,9 +209,7 @@ class _Snapshot:
     def __init__(self, gm: fx.GraphModule, ctx: PassContext) -> None:
         self.graph = fx.Graph()
         value = self.graph.graph_copy(gm.graph, {})
-        origin = output_node(gm)
         self.graph.output(value)
-        self.output_meta = dict(origin.meta)
         self.constants = constants(gm)
         self.channel_stats = copy.deepcopy(ctx.channel_stats)
 
