@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...compiler.quant.arithmetic import (
@@ -263,42 +263,6 @@ def gelu(call: KernelCall) -> Tensor:
     """Gelu, `approximate` as the aten op says."""
     approximate = call.attrs["approximate"]
     return lookup(call, lambda x: F.gelu(x, approximate=approximate), quantize)
-
-
-def move(op: Callable[..., Any]) -> Kernel:
-    """An op that only moves or selects elements, run on the integers; a symbolic size stands as -1."""
-
-    def kernel(call: KernelCall) -> Tensor:
-        attrs = {key: _numbers(value) for key, value in call.attrs.items()}
-        return op(call.inputs[0], **attrs).clamp(*call.clamp)
-
-    return kernel
-
-
-def reshape(call: KernelCall) -> Tensor:
-    """view and reshape on the integers: one unknown size is -1, else a symbol keeps the input's own size."""
-    x = call.inputs[0]
-    sizes = call.attrs["size"] if "size" in call.attrs else call.attrs["shape"]
-    if sum(isinstance(size, fx.Node) or size == -1 for size in sizes) <= 1:
-        return x.reshape(_numbers(sizes)).clamp(*call.clamp)
-    kept = [x.shape[place] if isinstance(size, fx.Node) else size for place, size in enumerate(sizes)]
-    return x.reshape(kept).clamp(*call.clamp)
-
-
-def piece(op: Callable[..., Any]) -> Kernel:
-    """Piece `index` of a split or chunk, run on the integers."""
-
-    def kernel(call: KernelCall) -> Tensor:
-        attrs = dict(call.attrs)
-        return op(call.inputs[0], **{k: v for k, v in attrs.items() if k != "index"})[attrs["index"]]
-
-    return kernel
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [-1 if isinstance(item, fx.Node) else item for item in value]
-    return value
 
 
 def _with_bias(call: KernelCall, total: Tensor, axis: int) -> Tensor:

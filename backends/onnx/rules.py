@@ -17,6 +17,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from ...compiler.ir.ops import bound_args
+from ...compiler.quant.arithmetic import move, piece, reshape
 from ...compiler.quant.qparams import QParams, QSpec, quantize
 from ...compiler.quant.target import OpRule, TargetSpec
 from . import arithmetic
@@ -157,7 +158,7 @@ def _several_terms(node: fx.Node) -> str | None:
 
 
 def _move(op: Callable[..., Any], check: Callable[[fx.Node], str | None] | None = None) -> OpRule:
-    rule = OpRule(arithmetic.move(op), shared=True)
+    rule = OpRule(move(op), shared=True)
     return rule if check is None else dataclasses.replace(rule, check=_checked(check))
 
 
@@ -236,12 +237,12 @@ def _pools() -> dict[OpOverload, OpRule]:
 
 def _views() -> dict[OpOverload, OpRule]:
     def pieces(op: Any) -> OpRule:
-        return OpRule(arithmetic.piece(op), shared=True, check=_checked(_pieces))
+        return OpRule(piece(op), shared=True, check=_checked(_pieces))
 
-    reshape = OpRule(arithmetic.reshape, shared=True, check=_checked(_reshape))
+    reshaped = OpRule(reshape, shared=True, check=_checked(_reshape))
     return {
-        aten.view.default: reshape,
-        aten.reshape.default: reshape,
+        aten.view.default: reshaped,
+        aten.reshape.default: reshaped,
         aten.flatten.using_ints: _move(aten.flatten.using_ints),
         aten.unflatten.int: _move(aten.unflatten.int, _static_sizes),
         aten.permute.default: _move(aten.permute.default),

@@ -29,10 +29,9 @@ sum whose order depends on the layout), 1d and 3d average pools.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from ...compiler.quant.arithmetic import (
     Kernel,
@@ -191,39 +190,6 @@ def pad(call: KernelCall) -> Tensor:
     """Constant padding on the integers; the constant is quantized first."""
     value = quantize(torch.tensor([call.attrs.get("value") or 0.0]), call.in_qparams[0])
     return aten.constant_pad_nd(call.inputs[0], call.attrs["pad"], int(value)).clamp(*call.clamp)
-
-
-def move(op: Callable[..., Any]) -> Kernel:
-    """An op that only moves or selects elements, run on the integers; a symbolic size stands as -1."""
-
-    def kernel(call: KernelCall) -> Tensor:
-        attrs = {key: static_sizes(value) for key, value in call.attrs.items()}
-        return op(call.inputs[0], **attrs).clamp(*call.clamp)
-
-    return kernel
-
-
-def reshape(call: KernelCall) -> Tensor:
-    """view and reshape on the integers."""
-    size = call.attrs["size"] if "size" in call.attrs else call.attrs["shape"]
-    return call.inputs[0].reshape(static_sizes(size)).clamp(*call.clamp)
-
-
-def piece(op: Callable[..., Any]) -> Kernel:
-    """Piece `index` of a split or chunk, run on the integers."""
-
-    def kernel(call: KernelCall) -> Tensor:
-        attrs = {key: value for key, value in call.attrs.items() if key != "index"}
-        return op(call.inputs[0], **attrs)[call.attrs["index"]].clamp(*call.clamp)
-
-    return kernel
-
-
-def static_sizes(value: Any) -> Any:
-    """A shape argument with its symbolic sizes (fx nodes) as -1; anything else as it is."""
-    if isinstance(value, (list, tuple)):
-        return [-1 if isinstance(item, fx.Node) else item for item in value]
-    return value
 
 
 def _fbgemm_requantize(call: KernelCall, total: Tensor, axis: int) -> Tensor:

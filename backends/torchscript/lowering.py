@@ -15,10 +15,11 @@ from torch import fx
 from torch._ops import OpOverload
 
 from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, op_name
+from ...compiler.quant.arithmetic import static_sizes
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import QParams
 from . import deprecated
-from .arithmetic import quantize, static_sizes
+from .arithmetic import quantize
 from .builder import Builder
 from .grouping import ConvShape, Road, merge_groups, split_into_frames
 from .rules import recorded_shape

@@ -19,7 +19,7 @@ from ...compiler.ir.constants import constant
 from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, OPS, bound_args
 from ...compiler.ir.qops import is_dequantize, is_quantize
 from ...compiler.ir.shapes import tensor_meta
-from ...compiler.quant.arithmetic import Kernel
+from ...compiler.quant.arithmetic import Kernel, move, piece, reshape
 from ...compiler.quant.qparams import QParams, QSpec
 from ...compiler.quant.target import OpRule, Support, always
 from . import arithmetic
@@ -120,19 +120,19 @@ def _pools() -> dict[OpOverload, OpRule]:
 
 def _views() -> dict[OpOverload, OpRule]:
     def moved(op: Callable[..., Any], check: Support = always) -> OpRule:
-        return OpRule(arithmetic.move(op), shared=True, check=check)
+        return OpRule(move(op), shared=True, check=check)
 
     def pieces(op: Callable[..., Any]) -> OpRule:
-        return OpRule(arithmetic.piece(op), shared=True, check=_static)
+        return OpRule(piece(op), shared=True, check=_static)
 
-    reshape = OpRule(arithmetic.reshape, shared=True, check=_one_symbol)
+    reshaped = OpRule(reshape, shared=True, check=_one_symbol)
     unbound = [aten.flatten.using_ints, aten.permute.default, aten.transpose.int, aten.unsqueeze.default]
     unbound += [aten.squeeze.dim, aten.squeeze.dims, aten.contiguous.default, aten.pixel_shuffle.default]
     bounded = (aten.slice.Tensor, aten.select.int, aten.expand.default)
     split = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
     return {
-        aten.view.default: reshape,
-        aten.reshape.default: reshape,
+        aten.view.default: reshaped,
+        aten.reshape.default: reshaped,
         **{op: moved(op) for op in unbound},
         **{op: moved(op, _static) for op in bounded},
         **{op: pieces(op) for op in split},

@@ -10,12 +10,12 @@ Sums are exact: integers are added in float32 where every partial sum stays belo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from .qparams import QParams, dequantize
@@ -116,6 +116,42 @@ def lookup(call: KernelCall, function: Callable[[Tensor], Tensor], quantize: Cal
     grid = torch.arange(qp.qmin, qp.qmax + 1, dtype=torch.int32)
     table = quantize(function(dequantize(grid, qp)), call.out_qparams).clamp(*call.clamp)
     return table[(call.inputs[0] - qp.qmin).long()]
+
+
+def move(op: Callable[..., Tensor]) -> Kernel:
+    """An op that only moves or selects elements, run on the integers; a symbolic size stands as -1."""
+
+    def kernel(call: KernelCall) -> Tensor:
+        attrs = {key: static_sizes(value) for key, value in call.attrs.items()}
+        return op(call.inputs[0], **attrs).clamp(*call.clamp)
+
+    return kernel
+
+
+def reshape(call: KernelCall) -> Tensor:
+    """view and reshape on the integers: one unknown size is -1, else a symbol keeps the input's own size."""
+    x = call.inputs[0]
+    sizes = call.attrs["size"] if "size" in call.attrs else call.attrs["shape"]
+    if sum(isinstance(size, fx.Node) or size == -1 for size in sizes) > 1:
+        sizes = [x.shape[place] if isinstance(size, fx.Node) else size for place, size in enumerate(sizes)]
+    return x.reshape(static_sizes(sizes)).clamp(*call.clamp)
+
+
+def piece(op: Callable[..., Sequence[Tensor]]) -> Kernel:
+    """Piece `index` of a split or chunk, run on the integers."""
+
+    def kernel(call: KernelCall) -> Tensor:
+        attrs = {key: value for key, value in call.attrs.items() if key != "index"}
+        return op(call.inputs[0], **attrs)[call.attrs["index"]].clamp(*call.clamp)
+
+    return kernel
+
+
+def static_sizes(value: Any) -> Any:
+    """A shape argument with its symbolic sizes (fx nodes) as -1; anything else as it is."""
+    if isinstance(value, (list, tuple)):
+        return [-1 if isinstance(item, fx.Node) else item for item in value]
+    return value
 
 
 def channel_shape(values: Tensor, ndim: int, axis: int) -> Tensor:
