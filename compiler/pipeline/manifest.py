@@ -36,7 +36,7 @@ class OutputEntry(_Entry):
     """One output; `scale` and `zero_point` where it is a dequantized integer value."""
 
     name: str
-    scale: float | None = Field(None, gt=0, allow_inf_nan=False)
+    scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     zero_point: int | None = None
 
 
