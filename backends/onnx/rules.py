@@ -21,6 +21,7 @@ from ...compiler.quant.arithmetic import move, piece, reshape
 from ...compiler.quant.qparams import QParams, QSpec, quantize
 from ...compiler.quant.target import OpRule, TargetSpec
 from . import arithmetic
+from .emit_pools import average_pool_reason
 from .shapes import ShapeUnknown, shape
 
 aten = torch.ops.aten
@@ -86,16 +87,6 @@ def _spatial_mean(node: fx.Node) -> str | None:
         return "the mean changes the dtype"
     axes = sorted(axis % rank for axis in args["dim"] or range(rank))
     return None if rank > 2 and axes == list(range(2, rank)) else "the mean is not over every spatial axis"
-
-
-def _average_pool(node: fx.Node) -> str | None:
-    args = bound_args(node)
-    if args.get("divisor_override") is not None:
-        return "divisor_override is set"
-    padding = args["padding"] if isinstance(args["padding"], (list, tuple)) else [args["padding"]]
-    if args["ceil_mode"] and args["count_include_pad"] and any(padding):
-        return "ceil_mode counts padding otherwise here"
-    return None
 
 
 def _whole_factors(node: fx.Node) -> str | None:
@@ -211,7 +202,7 @@ def _elementwise() -> dict[OpOverload, OpRule]:
 
 
 def _pools() -> dict[OpOverload, OpRule]:
-    average = _compute(arithmetic.average_pool, _average_pool)
+    average = _compute(arithmetic.average_pool, average_pool_reason)
     over_space = _compute(arithmetic.global_average, _one_output)
     largest = OpRule(arithmetic.max_pool, shared=True)
     nearest = OpRule(arithmetic.upsample_nearest, shared=True, check=_checked(_whole_factors))
