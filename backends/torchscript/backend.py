@@ -11,10 +11,11 @@ from torch import fx
 
 from ...compiler.quant.program import Program
 from ...compiler.quant.target import TargetSpec
-from . import archive, deprecated, loader
+from . import archive, arithmetic, deprecated, loader
 from .loader import TorchScriptRunner
 from .lower import lower_float, lower_program
 from .roads import Roads
+from .rules import QUINT8, WEIGHT, ProductKernels, products, shared_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +69,20 @@ class TorchScriptBackend:
     def unfused(self, program: Program, path: Path) -> tuple[str, ...]:
         """Nothing: the artifact is made of integer kernels directly, no optimizer decides."""
         return ()
+
+
+def engine_backend(
+    engine: str, kernels: ProductKernels, roads: Roads, notes: tuple[str, ...]
+) -> TorchScriptBackend:
+    """The target of a quantized engine: its own convolutions and linear, every other op as all have it."""
+    spec = TargetSpec(
+        name=engine,
+        activation=QUINT8,
+        weight=WEIGHT,
+        bias="float32",
+        ops={**products(kernels, roads.transpose), **shared_rows()},
+        quantize=arithmetic.quantize,
+        isa=("vnni",),
+        notes=notes,
+    )
+    return TorchScriptBackend(spec, engine, roads)
