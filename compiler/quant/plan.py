@@ -167,13 +167,8 @@ def _candidate(
         return f"{target.name} has no integer kernel for {op_name(node.target)}"
     if node in kept:
         return f"kept float by {kept[node]!r}"
-    if (reason := rule.check(node)) is not None:
+    if (reason := rule.check(node) or _parameter_reason(gm, node, rule, target)) is not None:
         return reason
-    info = OPS.get(node.target)  # type: ignore[call-overload]
-    if info is not None and constant(gm, node.args[info.weight]) is None:
-        return "its weight is computed, not constant"
-    if info is not None and len(node.args) > info.bias and not _is_constant_or_absent(gm, node.args[info.bias]):
-        return "its bias is computed, not constant"
     inputs = activation_inputs(node)
     for value in inputs:
         stored = constant(gm, value)
@@ -188,8 +183,28 @@ def _candidate(
     return _Region(node, rule, fused, inputs, (fused[-1] if fused else node,))
 
 
-def _is_constant_or_absent(gm: fx.GraphModule, argument: object) -> bool:
-    return argument is None or constant(gm, argument) is not None
+def _parameter_reason(gm: fx.GraphModule, node: fx.Node, rule: OpRule, target: TargetSpec) -> str | None:
+    """Why weight and bias of `node`, if it has any, have no integer form."""
+    info = OPS.get(node.target)  # type: ignore[call-overload]
+    if info is None:
+        return None
+    weight = constant(gm, node.args[info.weight])
+    bias = node.args[info.bias] if len(node.args) > info.bias else None
+    if weight is None:
+        return "its weight is computed, not constant"
+    if bias is not None and constant(gm, bias) is None:
+        return "its bias is computed, not constant"
+    levels = (rule.weight or target.weight).qmax * (target.activation.qmax - target.activation.qmin)
+    return "its sums may overflow int32" if _largest_sum(weight, info.out_axis) * levels > 2**30 else None
+
+
+def _largest_sum(weight: torch.Tensor, out_axis: int) -> float:
+    """The most that an output channel's weights add up to, in units of its largest one. Half of int32 is room for
+    it, the other half for the bias."""
+    channels = weight.abs().transpose(0, out_axis).flatten(1)
+    if channels.shape[1] < 2**15:  # fits whatever they are: 2**15 * 127 * 255 < 2**30
+        return float(channels.shape[1])
+    return float((channels.sum(1) / channels.amax(1).clamp(min=torch.finfo(weight.dtype).tiny)).max())
 
 
 def activation_inputs(node: fx.Node) -> tuple[fx.Node, ...]:

@@ -316,6 +316,16 @@ def test_the_reason_of_each_float_op(name):
     assert list(plan.floats) == expected
 
 
+@pytest.mark.parametrize(("first", "reasons"), [(1.0, ["its sums may overflow int32"]), (9.0, [])])
+def test_a_product_whose_sums_may_overflow_stays_float(first: float, reasons: list[str]):
+    """40,000 products of equal weights reach 1.3e9 with full inputs; one weight nine times as large, 1.4e8."""
+    layer = nn.Linear(40_000, 1)
+    nn.init.ones_(layer.weight)
+    layer.weight.data[0, 0] = first
+    plan = plan_of(Calls(lambda m, x: m.a(x), a=layer), torch.zeros(2, 40_000))
+    assert [skip.reason for skip in plan.floats] == reasons
+
+
 def test_a_glob_that_matches_nothing():
     with pytest.raises(InputError) as caught:
         plan_of(Calls(lambda m, x: m.a(x), a=conv()), keep_float=["a", "head.*"])
