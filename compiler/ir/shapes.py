@@ -45,6 +45,25 @@ def tensor_meta(node: fx.Node) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
+def fits(tensor: Tensor, recorded: Tensor) -> bool:
+    """Whether `tensor` has the dtype and the sizes of a recorded value; an axis of symbolic size takes any.
+
+    A symbolic size is never compared with a number: that would fix it to the number for good.
+    """
+    sizes = zip(tensor.shape, recorded.shape, strict=False)
+    return (
+        tensor.dtype == recorded.dtype
+        and tensor.ndim == recorded.ndim
+        and all(not isinstance(known, int) or size == known for size, known in sizes)
+    )
+
+
+def type_text(tensor: Tensor) -> str:
+    """`float32 [any, 3, 8, 8]`: how messages say dtype and sizes."""
+    sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in tensor.shape)
+    return f"{str(tensor.dtype).removeprefix('torch.')} [{sizes}]"
+
+
 def _result(gm: fx.GraphModule, node: fx.Node, mode: FakeTensorMode) -> Any:
     def value(argument: fx.Node) -> Any:
         if (tensor := constant(gm, argument)) is not None:

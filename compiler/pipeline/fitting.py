@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from ..ir.capture import Capturable
 from ..ir.errors import InputError
 from ..ir.nodes import input_name, placeholders
-from ..ir.shapes import tensor_meta
+from ..ir.shapes import fits, tensor_meta, type_text
 from .data import Batch, Dataset
 from .options import CompileOptions
 
@@ -59,23 +59,8 @@ def require_fit(gm: fx.GraphModule, inputs: Sequence[Tensor], source: str) -> No
         raise InputError(f"{source} has {len(inputs)} input(s), but the model takes {len(expected)}: {names}")
     for node, tensor in zip(expected, inputs, strict=True):
         meta = tensor_meta(node)
-        if meta is not None and not _fits(tensor, meta):
+        if meta is not None and not fits(tensor, meta):
             raise InputError(
-                f"{source} has {_type_text(tensor)} as input {input_name(node)}, but the model takes "
-                f"{_type_text(meta)}: check the data and the preprocessing (layout, size, dtype)"
+                f"{source} has {type_text(tensor)} as input {input_name(node)}, but the model takes "
+                f"{type_text(meta)}: check the data and the preprocessing (layout, size, dtype)"
             )
-
-
-def _fits(tensor: Tensor, meta: Tensor) -> bool:
-    """A symbolic size is never compared with a number: that would fix it to the number for good."""
-    sizes = zip(tensor.shape, meta.shape, strict=False)
-    return (
-        tensor.dtype == meta.dtype
-        and tensor.ndim == meta.ndim
-        and all(not isinstance(captured, int) or size == captured for size, captured in sizes)
-    )
-
-
-def _type_text(tensor: Tensor) -> str:
-    sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in tensor.shape)
-    return f"{str(tensor.dtype).removeprefix('torch.')} [{sizes}]"

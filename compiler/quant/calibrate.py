@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from ..ir.errors import CalibrationError
 from ..ir.nodes import describe, input_name, placeholders
 from ..ir.ops import aten
-from ..ir.shapes import tensor_meta
+from ..ir.shapes import fits, tensor_meta, type_text
 from .collectors import Collector, CollectorMethod, make_collector
 from .plan import Group, Plan
 from .qparams import QSpec
@@ -86,7 +86,7 @@ def _run(observer: _Observer, batch: Sequence[Tensor], samples: int) -> None:
     try:
         observer.run(*(_channels_last(tensor) for tensor in batch))
     except RuntimeError as error:
-        given = ", ".join(_type_text(tensor) for tensor in batch)
+        given = ", ".join(type_text(tensor) for tensor in batch)
         raise CalibrationError(
             f"The model cannot run on the calibration batch after sample {samples} ({given}): {error}"
         ) from error
@@ -132,29 +132,16 @@ def _check_inputs(gm: fx.GraphModule, batch: Sequence[Tensor], samples: int) -> 
         meta = tensor_meta(node)
         if meta is None:
             continue
-        if tensor.dtype != meta.dtype or not _fits(tensor, meta):
+        if not fits(tensor, meta):
             raise CalibrationError(
                 f"Input {input_name(node)} of the calibration batch after sample {samples} is "
-                f"{_type_text(tensor)}; the model was captured with {_type_text(meta)}."
+                f"{type_text(tensor)}; the model was captured with {type_text(meta)}."
             )
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
     """Images in the memory order in which convolutions on a CPU run about twice as fast."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-
-def _fits(tensor: Tensor, meta: Tensor) -> bool:
-    """Whether the sizes agree; an axis of symbolic size takes any."""
-    return tensor.ndim == meta.ndim and all(
-        size == captured or not isinstance(captured, int)
-        for size, captured in zip(tensor.shape, meta.shape, strict=True)
-    )
-
-
-def _type_text(tensor: Tensor) -> str:
-    sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in tensor.shape)
-    return f"{str(tensor.dtype).removeprefix('torch.')} [{sizes}]"
 
 
 def _ranges(collectors: Mapping[RangeKey, Collector]) -> dict[RangeKey, tuple[float, float]]:
