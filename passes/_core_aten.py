@@ -8,10 +8,9 @@ from torch import fx
 from torch._ops import OpOverload
 
 from ..compiler.ir.constants import add_constant, constant
-from ..compiler.ir.ops import CONV, CONV_TRANSPOSE, OPS, aten, bound_args
+from ..compiler.ir.ops import CONV_BY_SPATIAL, CONV_TRANSPOSE, OPS, aten, bound_args
 from ._rewrite import insert_call, rank_of, stand_in
 
-_CONV = {OPS[op].spatial: op for op in CONV}
 _TRANSPOSED = {OPS[op].spatial: op for op in CONV_TRANSPOSE}
 
 
@@ -19,13 +18,13 @@ def convolution(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """convolution.default -> conv or conv_transpose of 1, 2 or 3 spatial axes."""
     bound = bound_args(node)
     rank = rank_of(gm, bound["weight"])
-    if rank is None or rank - 2 not in _CONV:
+    if rank is None or rank - 2 not in CONV_BY_SPATIAL:
         return None
     head = (bound["input"], bound["weight"], bound["bias"], bound["stride"], bound["padding"])
     if bound["transposed"]:
         args = (*head, bound["output_padding"], bound["groups"], bound["dilation"])
         return stand_in(gm, node, _TRANSPOSED[rank - 2], args)
-    return stand_in(gm, node, _CONV[rank - 2], (*head, bound["dilation"], bound["groups"]))
+    return stand_in(gm, node, CONV_BY_SPATIAL[rank - 2], (*head, bound["dilation"], bound["groups"]))
 
 
 def first_result(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:

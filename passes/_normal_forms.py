@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 from torch._ops import OpOverload
 
-from ..compiler.ir.ops import CONV, CONV_TRANSPOSE, OPS, aten, bound_args
+from ..compiler.ir.ops import CONV, CONV_BY_SPATIAL, CONV_TRANSPOSE, OPS, aten, bound_args
 from ._rewrite import clamp_call, insert_call, rank_of, shape_of, stand_in, tensor_of
 from ._views import drop, drop_if_same_shape
 
@@ -183,9 +183,6 @@ def pad(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     return stand_in(gm, node, aten.constant_pad_nd.default, (node.args[0], bound["pad"], value))
 
 
-_BY_SPATIAL = {OPS[op].spatial: op for op in CONV}
-
-
 def conv_with_padding_string(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """'valid' and 'same' -> numbers; a lopsided 'same' pads the last side more, in front of the conv."""
     bound = bound_args(node)
@@ -203,7 +200,7 @@ def conv_with_padding_string(gm: fx.GraphModule, node: fx.Node) -> fx.Node | Non
         source = insert_call(gm, node, aten.constant_pad_nd.default, (source, sides, 0.0))
         padding = [0] * spatial
     args = (source, bound["weight"], bound["bias"], stride, padding, dilation, bound["groups"])
-    return stand_in(gm, node, _BY_SPATIAL[spatial], args)
+    return stand_in(gm, node, CONV_BY_SPATIAL[spatial], args)
 
 
 def upsample(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:

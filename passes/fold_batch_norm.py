@@ -26,14 +26,13 @@ from torch._ops import OpOverload
 
 from ..compiler.ir.constants import add_constant, constant, set_constant
 from ..compiler.ir.nodes import describe, sole_user
-from ..compiler.ir.ops import CONV, OPS, OpInfo, aten, bound_args, op_name
+from ..compiler.ir.ops import CONV, CONV_BY_SPATIAL, OPS, OpInfo, aten, bound_args, op_name
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.channel_stats import ChannelStat
 from ._rewrite import insert_call, rank_of, replace, stand_in
 
 _TRANSPOSED_AXES = 1  # out_axis of the conv_transpose ops
-_POINTWISE = {OPS[op].spatial: op for op in CONV}
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +237,7 @@ def _set_parameters(gm: fx.GraphModule, layer: Layer, weight: Tensor, bias: Tens
 def _stand_alone(gm: fx.GraphModule, affine: Affine, ctx: PassContext) -> bool:
     """The batch norm as an op that every target runs; False where its rank is not known."""
     rank, node = rank_of(gm, affine.node), affine.node
-    if rank is None or rank - 2 not in (0, *_POINTWISE):
+    if rank is None or rank - 2 not in (0, *CONV_BY_SPATIAL):
         return False
     source, channels, spatial = node.args[0], affine.gain.numel(), rank - 2
     dtype = _dtype(gm, node)
@@ -253,7 +252,7 @@ def _stand_alone(gm: fx.GraphModule, affine: Affine, ctx: PassContext) -> bool:
     weight = add_constant(gm, f"{affine.name}.folded_weight", kernel, node)
     bias = add_constant(gm, f"{affine.name}.folded_bias", shift, node)
     ones, zeros = [1] * spatial, [0] * spatial
-    conv = stand_in(gm, node, _POINTWISE[spatial], (source, weight, bias, ones, zeros, ones, channels))
+    conv = stand_in(gm, node, CONV_BY_SPATIAL[spatial], (source, weight, bias, ones, zeros, ones, channels))
     replace(gm, node, conv)
     _keep_statistics(ctx, conv, affine)
     return True

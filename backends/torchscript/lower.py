@@ -7,7 +7,6 @@ are all constants are computed here.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch._ops import OpOverload
 from ...compiler.ir.constants import constant
 from ...compiler.ir.errors import UnsupportedOpsError
 from ...compiler.ir.nodes import flat_outputs, placeholders
-from ...compiler.ir.ops import op_name
+from ...compiler.ir.ops import PYTHON_OPS, op_name
 from ...compiler.quant.program import DequantizeStep, FloatStep, IntegerStep, Program, QuantizeStep, Step
 from ...compiler.quant.qparams import QParams
 from ...compiler.quant.simulate import run_node
@@ -28,10 +27,6 @@ from .lowering import activation_refusal, lower_integer, refusal
 from .roads import Roads
 
 aten = torch.ops.aten
-
-_PYTHON = frozenset(
-    {operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg}
-)
 
 
 def lower_program(program: Program, roads: Roads, expose: Sequence[str]) -> fx.GraphModule:
@@ -88,7 +83,11 @@ def _refuse(target: str, steps: Sequence[Step]) -> None:
 
 def _float_refusal(node: fx.Node) -> str | None:
     target = node.target
-    if target in _PYTHON or (isinstance(target, OpOverload) and target.namespace == "aten") or _is_constant(node):
+    if (
+        target in PYTHON_OPS
+        or (isinstance(target, OpOverload) and target.namespace == "aten")
+        or _is_constant(node)
+    ):
         return None
     return "TorchScript has no such op"
 

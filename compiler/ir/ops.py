@@ -48,6 +48,8 @@ CONV_TRANSPOSE = frozenset(
     {aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
 )
 
+CONV_BY_SPATIAL = {OPS[op].spatial: op for op in CONV}
+
 # Ops that only move or select elements: the same integers come out, in another place.
 VIEWS = frozenset(
     {
@@ -73,6 +75,13 @@ VIEWS = frozenset(
         operator.getitem,
     }
 )
+
+
+# Python's operators on symbolic sizes; `getitem` takes a result out of a tuple.
+SIZE_ARITHMETIC = frozenset(
+    {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg}
+)
+PYTHON_OPS = SIZE_ARITHMETIC | {operator.getitem}
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:

@@ -7,7 +7,6 @@ the output, or by nothing else.
 
 from __future__ import annotations
 
-import operator
 from enum import Enum
 
 from torch import fx
@@ -16,7 +15,7 @@ from torch._ops import OpOverload
 from .constants import constant, constant_nodes
 from .errors import VerifierError
 from .nodes import describe
-from .ops import aten, bound_args, op_name
+from .ops import PYTHON_OPS, aten, bound_args, op_name
 from .qops import DEQUANTIZE, QUANTIZE, is_dequantize, is_quantize
 
 
@@ -25,10 +24,6 @@ class Stage(Enum):
     QUANTIZED = "quantized"
 
 
-# Arithmetic on symbolic sizes; everything else that is not an aten overload is refused.
-_SIZE_OPS = frozenset(
-    {operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg}
-)
 _TRAINING_ARGUMENT = {aten.batch_norm.default: "training", aten.dropout.default: "train"}
 
 
@@ -72,7 +67,7 @@ def _verify_call(node: fx.Node, stage: Stage) -> None:
             raise VerifierError(f"{describe(node)} quantizes in a graph that should be float only")
         return
     if not isinstance(target, OpOverload):
-        if target not in _SIZE_OPS:
+        if target not in PYTHON_OPS:
             raise VerifierError(f"{describe(node)} calls {op_name(target)}, which is not an aten overload")
         return
     if target._schema.is_mutable:

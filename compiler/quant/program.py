@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from ..ir.constants import constant
 from ..ir.nodes import flat_outputs, sole_user
-from ..ir.ops import OPS, bound_args, clamp_bounds
+from ..ir.ops import OPS, SIZE_ARITHMETIC, aten, bound_args, clamp_bounds
 from ..ir.qops import is_dequantize, is_quantize
 from .qnodes import read_qparams
 from .qparams import QParams, QSpec, dequantize
@@ -275,9 +275,7 @@ def _tensor_arguments(arg: object) -> Iterator[fx.Node]:
 
 def _is_size(node: fx.Node) -> bool:
     """Whether a node is a symbolic size, not a tensor: part of a shape argument."""
-    if node.target is torch.ops.aten.sym_size.int:
-        return True
-    return getattr(node.target, "__module__", "") == "_operator" and node.target is not operator.getitem
+    return node.target is aten.sym_size.int or node.target in SIZE_ARITHMETIC
 
 
 def _reads_tensor(value: object) -> bool:
