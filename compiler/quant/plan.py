@@ -68,10 +68,6 @@ class Plan:
     floats: tuple[Skip, ...] = field(default=())
     kept: frozenset[str] = frozenset()
 
-    def group_of(self, value: str) -> int | None:
-        """Index of the group that `value` belongs to, or None if it stays float."""
-        return next((index for index, group in enumerate(self.groups) if value in group.members), None)
-
     def format(self) -> str:
         """The plan as text: one line for each integer op, each shared group and each op left float."""
         lines = [f"plan for {self.target}: {len(self.ops)} integer ops, {len(self.floats)} float"]
