@@ -58,3 +58,10 @@ def test_the_process_is_killed_after_an_interruption(model: Path):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert processes[0].returncode == -signal.SIGKILL
+
+
+def test_the_current_folder_shadows_no_library(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('a bundle brought this')")
+    monkeypatch.chdir(tmp_path)
+    with RemoteRuntime("onnx", {"int8": model}) as runtime:
+        assert len(runtime.run("int8", [small_images(1).numpy()])) == 1

@@ -68,6 +68,27 @@ def test_an_artifact_that_does_not_load_fails(copied: Path):
     assert verdict.message.startswith("The onnx runtime could not load: ")
 
 
+def test_a_manifest_of_other_outputs_fails(copied: Path):
+    path = copied / "manifest.json"
+    raw = json.loads(path.read_text())
+    raw["targets"]["onnx"]["outputs"] = []
+    path.write_text(json.dumps(raw))
+    verdict = verify_bundle(copied).verdicts["onnx"]
+    assert (verdict.passed, verdict.message) == (False, "it gives 1 output(s), not the manifest's 0")
+
+
+def test_a_manifest_whose_scale_is_zero_is_refused(copied: Path):
+    path = copied / "manifest.json"
+    raw = json.loads(path.read_text())
+    raw["targets"]["onnx"]["outputs"][0]["scale"] = 0.0
+    path.write_text(json.dumps(raw))
+    with pytest.raises(BundleError) as caught:
+        verify_bundle(copied)
+    assert str(caught.value) == (
+        f"{path} is not a valid manifest: targets.onnx.outputs.0.scale: Input should be greater than 0."
+    )
+
+
 def test_a_runtime_that_is_not_here_is_skipped(
     compiled: tuple[Path, CompileReport], monkeypatch: pytest.MonkeyPatch
 ):
