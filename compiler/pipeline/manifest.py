@@ -6,6 +6,8 @@ compilation gives the same bytes; latencies, which are not, are printed and neve
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from .preprocess import Preprocess
@@ -36,7 +38,7 @@ class OutputEntry(_Entry):
     """One output; `scale` and `zero_point` where it is a dequantized integer value."""
 
     name: str
-    scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     zero_point: int | None = None
 
 
