@@ -14,6 +14,10 @@ from fxedge.compiler.pipeline.driver import CompileReport, TargetResult
 from real.compiling import TARGETS, compile_real
 
 
+# Minutes of simulation on a calm machine; a shared one may take several times as long.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
 @pytest.fixture(autouse=True)
 def _vnni() -> None:
     cpu = Path("/proc/cpuinfo")
@@ -49,7 +53,6 @@ def _assert_parity(result: TargetResult) -> None:
     assert (end.worst_lsb, end.differing, end.flips) == (0, 0, 0)
 
 
-@pytest.mark.slow
 def test_mobilenet_v2(shared_data: Path, tmp_path: Path) -> None:
     report = _report("mobilenet_v2", tmp_path, parity_samples=20)
     for name, result in report.results.items():
@@ -59,7 +62,6 @@ def test_mobilenet_v2(shared_data: Path, tmp_path: Path) -> None:
         _assert_parity(result)
 
 
-@pytest.mark.slow
 def test_cifar10_resnet20(shared_data: Path, tmp_path: Path) -> None:
     report = _report("cifar10_resnet20", tmp_path, parity_samples=None)
     for name, result in report.results.items():
@@ -68,7 +70,6 @@ def test_cifar10_resnet20(shared_data: Path, tmp_path: Path) -> None:
         _assert_parity(result)
 
 
-@pytest.mark.slow
 def test_mobilenet_v3_small(shared_data: Path, tmp_path: Path) -> None:
     report = _report("mobilenet_v3_small", tmp_path, parity_samples=20)
     for name, result in report.results.items():
