@@ -13,7 +13,6 @@ from fxedge import CompileOptions
 from fxedge.compiler.pipeline.driver import CompileReport, TargetResult
 from real.compiling import TARGETS, compile_real
 
-
 # Minutes of simulation on a calm machine; a shared one may take several times as long.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
