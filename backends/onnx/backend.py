@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,10 @@ class OnnxBackend:
     def missing(self) -> str | None:
         if find_spec("onnxruntime") is None:
             return "onnxruntime is not installed; run: pip install onnxruntime"
+        try:
+            import_module("onnxruntime")
+        except ImportError as error:
+            return f"onnxruntime is damaged ({error}); run: pip install --force-reinstall onnxruntime"
         return None
 
     def versions(self) -> dict[str, str]:
