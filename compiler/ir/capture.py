@@ -18,7 +18,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -30,6 +30,7 @@ from .capture_errors import explain
 from .constants import constants, first_not_finite, set_constant
 from .errors import CaptureError, VerifierError
 from .functionalize import has_alias_risk, make_functional
+from .ops import OPS
 from .stages import Stage, verify
 
 Tracer = Literal["export", "symbolic"]
@@ -53,6 +54,7 @@ def capture(
     Raises:
         CaptureError: names the module path and the source line that could not be followed and what to do.
     """
+    _check_call(example_inputs, tracer)
     inputs = _distinct([_widened(tensor, dynamic_axes) for tensor in example_inputs])
     if isinstance(model, (str, Path)):
         program = load_pt2(Path(model))
@@ -70,6 +72,13 @@ def capture(
         )
     _check(gm)
     return gm
+
+
+def _check_call(example_inputs: object, tracer: str) -> None:
+    if tracer not in get_args(Tracer):
+        raise CaptureError(f"There is no tracer {tracer!r}; allowed: {', '.join(get_args(Tracer))}.")
+    if isinstance(example_inputs, Tensor):
+        raise CaptureError("The example inputs are one tensor; give a tuple of them, one for each input: (x,).")
 
 
 def input_names(model: nn.Module | ExportedProgram) -> tuple[str, ...]:
@@ -255,10 +264,26 @@ def _check(gm: fx.GraphModule) -> None:
                 f"The weight {name} holds {tensor[where].item()} at index {list(where)}; "
                 "weights must be finite. Check the checkpoint that they come from."
             )
+    _check_weight_types(gm)
     try:
         verify(gm, Stage.QUANTIZED if _has_quantize(gm) else Stage.FLOAT)
     except VerifierError as error:
         raise CaptureError(f"The captured graph cannot be compiled: {error}") from error
+
+
+def _check_weight_types(gm: fx.GraphModule) -> None:
+    """Export does not see that such a weight and a float32 input do not go together; the first run would."""
+    for node in gm.graph.nodes:
+        info = OPS.get(node.target)
+        weight = None if info is None else node.args[info.weight]
+        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            continue
+        dtype = constants(gm)[str(weight.target)].dtype
+        if dtype.is_floating_point and dtype != torch.float32:
+            raise CaptureError(
+                f"The weight {weight.target} is {str(dtype).removeprefix('torch.')}, but models are compiled from "
+                "float32. Call model.float() first."
+            )
 
 
 def _has_quantize(gm: fx.GraphModule) -> bool:

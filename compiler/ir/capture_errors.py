@@ -20,6 +20,7 @@ _HERE = str(Path(__file__).parent)
 
 # (text in the error, advice); the first that matches is given.
 _ADVICE = (
+    ("bias type", "Models are compiled from float32: call model.float() first, and give float32 data."),
     (
         "specializ",
         "The model only works for the example's own size on an axis that was declared dynamic. Replace the "

@@ -112,6 +112,41 @@ def test_weight_that_is_not_finite() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weight_that_is_not_float32(dtype: torch.dtype) -> None:
+    with pytest.raises(CaptureError) as error:
+        capture(Net(nn.Conv2d(3, 3, 1, bias=False)).to(dtype), inputs(IMAGE))
+    assert str(error.value) == (
+        f"The weight block.1.weight is {str(dtype).removeprefix('torch.')}, but models are compiled from float32. "
+        "Call model.float() first."
+    )
+
+
+def test_bias_that_is_not_float32() -> None:
+    with pytest.raises(CaptureError) as error:
+        capture(Net(nn.Conv2d(3, 3, 1)).to(torch.float64), inputs(IMAGE))
+    message = str(error.value)
+    assert message.startswith("Net could not be captured with tracer='export' in module block.1 at ")
+    assert message.endswith(
+        " (example inputs: (2, 3, 4, 4) float32). Models are compiled from float32: call model.float() first, and "
+        "give float32 data."
+    )
+
+
+def test_one_tensor_for_a_tuple() -> None:
+    with pytest.raises(CaptureError) as error:
+        capture(nn.ReLU(), torch.zeros(IMAGE))  # type: ignore[arg-type]
+    assert str(error.value) == (
+        "The example inputs are one tensor; give a tuple of them, one for each input: (x,)."
+    )
+
+
+def test_unknown_tracer() -> None:
+    with pytest.raises(CaptureError) as error:
+        capture(nn.ReLU(), inputs(IMAGE), tracer="jit")  # type: ignore[arg-type]
+    assert str(error.value) == "There is no tracer 'jit'; allowed: export, symbolic."
+
+
 def test_output_that_is_no_tensor() -> None:
     assert _message(Number()) == "The model returns 3, of type int; allowed: tensors, tuples, lists and dicts."
 
