@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from ..ir.errors import BundleError
+from ..ir.errors import BundleError, InputError
 from .manifest import SCHEMA_VERSION, FileEntry, Manifest
 
 MANIFEST = "manifest.json"
@@ -143,6 +143,8 @@ def _read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{path} is not a valid manifest: {where}: {first['msg']}.") from error
+    except InputError as error:
+        raise BundleError(f"{path} is not a valid manifest: {error}.") from error
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry) -> None:

@@ -138,7 +138,7 @@ def _check_one_size(files: list[Path], sizes: list[tuple[int, int]]) -> None:
         if size != sizes[0]:
             raise InputError(
                 f"{path} is {size[0]} x {size[1]} (H x W), but {files[0]} is {sizes[0][0]} x {sizes[0][1]}: "
-                "declare a size, to which images are cropped and resized"
+                "declare a size (--size HxW), to which images are cropped and resized"
             )
 
 

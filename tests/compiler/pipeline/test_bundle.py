@@ -219,6 +219,14 @@ def test_a_manifest_with_another_type_in_it(copied: Path):
     )
 
 
+def test_a_manifest_with_another_preprocessing_step_in_it(copied: Path):
+    path = edit_manifest(copied, lambda raw: raw["preprocess"].update(gamma=2.2))
+    assert damage(copied) == (
+        f"{path} is not a valid manifest: preprocessing: gamma is not an option; allowed: mean, std, scale, "
+        "layout, dtype, size, color."
+    )
+
+
 def test_a_manifest_that_is_no_json(copied: Path):
     path = copied / "manifest.json"
     path.write_text('{"schema_version": }')

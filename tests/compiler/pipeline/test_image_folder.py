@@ -100,7 +100,7 @@ def test_mixed_sizes_need_a_size(tmp_path: Path):
     write_image(tmp_path / "b.png", height=8, width=6)
     assert failure(tmp_path) == (
         f"{tmp_path / 'b.png'} is 8 x 6 (H x W), but {tmp_path / 'a.png'} is 6 x 8: "
-        "declare a size, to which images are cropped and resized"
+        "declare a size (--size HxW), to which images are cropped and resized"
     )
 
 
