@@ -7,6 +7,7 @@ training steps only, so its absence is fine.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -38,10 +39,10 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     try:
         loaded = read(path)
     except Exception as error:  # the parsers raise whatever a damaged file makes them raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(
-            f"checkpoint {path} cannot be read: {reason} (save it with torch.save(model.state_dict(), path) "
-            "or safetensors.torch.save_file; pickled modules are not loaded, because that runs code)"
+            f"checkpoint {path} cannot be read: {_reason(error)} (save it with "
+            "torch.save(model.state_dict(), path) or safetensors.torch.save_file; pickled modules are not loaded, "
+            "because that runs code)"
         ) from error
     return _checked(loaded, path)
 
@@ -69,6 +70,12 @@ def load_checkpoint(model: M, path: str | Path) -> M:
         raise CheckpointError(f"checkpoint {path} does not fit {type(model).__name__}: {'; '.join(problems)}")
     model.load_state_dict(state, strict=False)
     return model
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it with its code run
+        return "it is damaged, or holds Python objects other than tensors"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _read_torch(path: Path) -> object:
