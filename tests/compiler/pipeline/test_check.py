@@ -11,6 +11,7 @@ from fxedge.compiler.pipeline import check
 from fxedge.compiler.pipeline.check import Artifacts, Checked, check_target, float_reference
 from fxedge.compiler.pipeline.data import from_arrays
 from fxedge.compiler.pipeline.driver import CompileReport
+from fxedge.compiler.pipeline.parity import EndToEnd
 from fxedge.compiler.pipeline.progress import Silent
 from fxedge.compiler.quant.program import Program
 from fxedge.compiler.quant.qparams import QParams
@@ -122,6 +123,14 @@ def test_integers_of_the_exposed_artifact_are_the_same_where_every_step_is_exact
     assert not check._same_integers(plain, plain + 0.5, qp, exact=True)
     assert check._same_integers(plain, plain + 1.0, qp, exact=False)
     assert not check._same_integers(plain, plain + 1.5, qp, exact=False)
+
+
+@pytest.mark.parametrize(("lsb", "share"), [(26, 0.0), (0, 0.11)])
+def test_outputs_far_from_the_simulator_fail_whatever_the_steps_promise(lsb: int, share: float):
+    off = EndToEnd(lsb, lsb, 100, share, 0, 10, exact=False)
+    with pytest.raises(VerificationError, match=r"10% of the range is the most that steps within"):
+        check._require_end_to_end("onnx", off)
+    check._require_end_to_end("onnx", EndToEnd(25, 1, 100, 0.09, 0, 10, exact=False))
 
 
 def test_an_exposed_artifact_that_computes_otherwise(monkeypatch: pytest.MonkeyPatch, program: Program):
