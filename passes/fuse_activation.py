@@ -21,7 +21,7 @@ from typing import ClassVar
 from torch import fx
 
 from ..compiler.ir.nodes import describe, inherit, sole_user
-from ..compiler.ir.ops import OPS, aten, bound_args, clamp_bounds, op_name
+from ..compiler.ir.ops import OPS, SAME_SIZE_VIEWS, aten, bound_args, clamp_bounds, op_name
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ._rewrite import clamp_call, replace, stand_in
@@ -38,23 +38,6 @@ _ACTIVATIONS = frozenset(
     }
 )
 _MAX_POOLS = frozenset({aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default})
-# Views with one result of about the input's size: an activation costs the same before and after them.
-_VIEWS = frozenset(
-    {
-        aten.reshape.default,
-        aten.flatten.using_ints,
-        aten.unflatten.int,
-        aten.permute.default,
-        aten.transpose.int,
-        aten.unsqueeze.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.squeeze.default,
-        aten.slice.Tensor,
-        aten.pixel_shuffle.default,
-        aten.channel_shuffle.default,
-    }
-)
 _BOUNDED = {
     aten.sigmoid.default: (0.0, 1.0),
     aten.softmax.int: (0.0, 1.0),
@@ -132,7 +115,7 @@ def value_range(node: object) -> tuple[float, float]:
         return bounds
     if node.target in _BOUNDED:
         return _BOUNDED[node.target]
-    if node.target in _VIEWS or node.target in _MAX_POOLS:
+    if node.target in SAME_SIZE_VIEWS or node.target in _MAX_POOLS:
         return value_range(node.args[0])
     if node.target is aten.cat.default:
         ranges = [value_range(part) for part in node.args[0]]  # type: ignore[union-attr]
@@ -145,7 +128,7 @@ def _arrive(activation: fx.Node, value: object, reader: fx.Node) -> tuple[fx.Nod
     assert isinstance(value, fx.Node)
     if _leaves_unchanged(activation, value):
         return ()
-    passable = value.target in _VIEWS or (value.target in _MAX_POOLS and _never_decreases(activation))
+    passable = value.target in SAME_SIZE_VIEWS or (value.target in _MAX_POOLS and _never_decreases(activation))
     arrived = value.target in _PRODUCERS or None not in (clamp_bounds(value), clamp_bounds(activation))
     if not passable and not arrived and value.target is not aten.cat.default:
         what = "an input" if value.op == "placeholder" else op_name(value.target)

@@ -50,10 +50,9 @@ CONV_TRANSPOSE = frozenset(
 
 CONV_BY_SPATIAL = {OPS[op].spatial: op for op in CONV}
 
-# Ops that only move or select elements: the same integers come out, in another place.
-VIEWS = frozenset(
+# Views with one result of about the input's size.
+SAME_SIZE_VIEWS = frozenset(
     {
-        aten.view.default,
         aten.reshape.default,
         aten.flatten.using_ints,
         aten.unflatten.int,
@@ -64,17 +63,22 @@ VIEWS = frozenset(
         aten.squeeze.dims,
         aten.squeeze.default,
         aten.slice.Tensor,
-        aten.select.int,
-        aten.expand.default,
-        aten.contiguous.default,
-        aten.split.Tensor,
-        aten.split_with_sizes.default,
-        aten.chunk.default,
         aten.pixel_shuffle.default,
         aten.channel_shuffle.default,
-        operator.getitem,
     }
 )
+
+# Ops that only move or select elements: the same integers come out, in another place.
+VIEWS = SAME_SIZE_VIEWS | {
+    aten.view.default,
+    aten.select.int,
+    aten.expand.default,
+    aten.contiguous.default,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    operator.getitem,
+}
 
 
 # Python's operators on symbolic sizes; `getitem` takes a result out of a tuple.
