@@ -28,7 +28,22 @@ class BarProgress:
             yield lambda done: bars.update(task, completed=done)
 
 
+@dataclass(frozen=True, slots=True)
+class LineProgress:
+    """A line when a task starts: for terminals that cannot move the cursor (TERM=dumb), where bars stay empty."""
+
+    console: Console
+
+    @contextlib.contextmanager
+    def track(self, label: str, total: int | None = None) -> Iterator[Advance]:
+        counted = "" if total is None else f" ({total})"
+        self.console.print(f"{label}{counted} ...", markup=False, highlight=False)
+        yield lambda done: None
+
+
 def make_progress(*, quiet: bool) -> Progress:
-    """Bars if stderr is a terminal and `quiet` is not asked for, else nothing."""
+    """Bars if stderr is a terminal and `quiet` is not asked for (lines on a dumb one), else nothing."""
     console = Console(stderr=True)
-    return Silent() if quiet or not console.is_terminal else BarProgress(console)
+    if quiet or not console.is_terminal:
+        return Silent()
+    return LineProgress(console) if console.is_dumb_terminal else BarProgress(console)
