@@ -8,7 +8,7 @@ Dead code, lint, recompilation, verification and the check of the `numerics` pro
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from .constants import constants, prune_constants, set_constant
 from .errors import FxedgeError, PassError
 from .nodes import placeholders
+from .progress import Progress, Silent
 from .shapes import annotate
 from .stages import Stage, verify
 
@@ -52,15 +53,23 @@ class PassResult:
 
 @dataclass(slots=True)
 class PassContext:
-    """What a pass may read: the target (or none), example inputs and channel statistics.
+    """What a pass may read: the target (or none), example inputs, calibration samples, channel statistics.
 
     `example_inputs` are the tensors on which the runner checks each `numerics` promise; without them nothing
     is checked. `channel_stats` is the one thing that passes write: who scales or splits channels rewrites it.
+    `batches` gives the calibration batches anew at each call (None: there are none, the data-free case).
+    On a QUANTIZED graph `reference` is the float graph that it was made of, with the same node names, and `kept`
+    names the nodes that the user wants in float.
     """
 
     target: TargetSpec | None = None
     example_inputs: tuple[Tensor, ...] = ()
     channel_stats: ChannelStats | None = None
+    batches: Callable[[], Iterable[tuple[Tensor, ...]]] | None = None
+    reference: fx.GraphModule | None = None
+    kept: Collection[str] = ()
+    seed: int = 0
+    progress: Progress = field(default_factory=Silent)
 
 
 class Pass(Protocol):

@@ -16,6 +16,7 @@ from ...backends.base import Backend
 from ..ir.errors import VerificationError
 from ..ir.nodes import placeholders
 from ..ir.passes import evaluate, flatten_tensors
+from ..ir.progress import Progress
 from ..ir.shapes import tensor_meta
 from ..quant.program import Program
 from ..quant.qparams import QParams
@@ -33,7 +34,6 @@ from .parity import (
     output_qparams,
     relative_difference,
 )
-from .progress import Progress
 from .runtime import RemoteRuntime
 
 # The most that a deployed output may differ from the simulator's, as a share of its range.

@@ -21,6 +21,7 @@ from ..ir.constants import constants
 from ..ir.dump import dump
 from ..ir.errors import BackendUnavailableError, FxedgeError, InputError, VerificationError
 from ..ir.nodes import input_name, placeholders
+from ..ir.progress import Progress, Silent
 from ..quant.calibrate import CalibrationStats
 from .bundle import list_files, write_manifest, writing_bundle
 from .check import Artifacts, Checked, Reference, check_target, float_reference
@@ -30,7 +31,6 @@ from .fitting import fixed_batch, in_batches_of
 from .lower import FloatModel, Lowered, collect, lower, plan_targets, prepare
 from .manifest import Manifest
 from .options import CompileOptions
-from .progress import Progress, Silent
 
 GOLDEN_INPUTS = "golden/inputs.safetensors"
 

@@ -13,6 +13,7 @@ from ...passes.insert_qdq import InsertQdq
 from ..ir.capture import Capturable, capture
 from ..ir.errors import InputError
 from ..ir.passes import PassContext, PassReport, run_passes
+from ..ir.progress import Progress, Silent
 from ..ir.shapes import annotate
 from ..quant.calibrate import CalibrationStats, calibrate
 from ..quant.channel_stats import ChannelStats
@@ -21,7 +22,6 @@ from ..quant.program import Program, build_program
 from ..quant.target import TargetSpec
 from .fitting import require_fit
 from .options import CompileOptions
-from .progress import Progress, Silent
 from .recipes import RECIPES
 
 

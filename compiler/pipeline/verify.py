@@ -9,12 +9,12 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ..ir.errors import BundleError, InputError, VerificationError
+from ..ir.progress import Progress, Silent
 from .bundle import read_bundle
 from .check import INT8
 from .driver import usable_backends
 from .manifest import Manifest, OutputEntry, TargetEntry
 from .parity import relative_difference
-from .progress import Progress, Silent
 from .runtime import RemoteRuntime
 
 

@@ -48,11 +48,11 @@ def simulate(
         raise KeyError(f"not integer values of the program: {', '.join(unknown)}")
     values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
     values |= {name: value.to(torch.int32) for name, value in program.constants.items()}
-    last_use = _last_uses(program)
+    last_use = last_uses(program)
     kept: dict[str, Tensor] = {}
     with torch.no_grad():
         for position, step in enumerate(program.steps):
-            result = _run(program, step, values)
+            result = run_step(program, step, values)
             if step.name in wanted:
                 kept[step.name] = result
             values[step.name] = forced[step.name].to(torch.int32) if step.name in forced else result
@@ -78,7 +78,8 @@ def run_integer_step(step: IntegerStep, inputs: Sequence[Tensor], attrs: Mapping
     )
 
 
-def _run(program: Program, step: Step, values: Mapping[str, Any]) -> Any:
+def run_step(program: Program, step: Step, values: Mapping[str, Any]) -> Any:
+    """What one step gives for `values` (by name): int32 integers, or a float value."""
     match step:
         case IntegerStep():
             attrs = fx.map_arg(dict(step.attrs), lambda size: values[size.name])
@@ -115,7 +116,7 @@ def _output(program: Program, values: Mapping[str, Any], name: str) -> Tensor:
     return found
 
 
-def _last_uses(program: Program) -> dict[int, list[str]]:
+def last_uses(program: Program) -> dict[int, list[str]]:
     """Step position -> the values that no later step reads (outputs excepted)."""
     last: dict[str, int] = {}
     for position, step in enumerate(program.steps):

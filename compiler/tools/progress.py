@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from ..pipeline.progress import Advance, Progress, Silent
+from ..ir.progress import Advance, Progress, Silent
 
 
 @dataclass(frozen=True, slots=True)

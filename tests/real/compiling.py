@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fxedge import CompileOptions, Preprocess, compile_model, open_dataset
+from fxedge.compiler.ir.progress import Progress
 from fxedge.compiler.pipeline.driver import CompileReport
-from fxedge.compiler.pipeline.progress import Progress
 from torch import nn
 
 from . import nets

@@ -7,12 +7,12 @@ import torch
 from fxedge.backends import registry
 from fxedge.compiler.ir.capture import capture
 from fxedge.compiler.ir.errors import VerificationError
+from fxedge.compiler.ir.progress import Silent
 from fxedge.compiler.pipeline import check
 from fxedge.compiler.pipeline.check import Artifacts, Checked, check_target, float_reference
 from fxedge.compiler.pipeline.data import from_arrays
 from fxedge.compiler.pipeline.driver import CompileReport
 from fxedge.compiler.pipeline.parity import EndToEnd
-from fxedge.compiler.pipeline.progress import Silent
 from fxedge.compiler.quant.program import Program
 from fxedge.compiler.quant.qparams import QParams
 from fxedge.compiler.quant.simulate import simulate

@@ -1,7 +1,7 @@
 import io
 
 import pytest
-from fxedge.compiler.pipeline.progress import Silent
+from fxedge.compiler.ir.progress import Silent
 from fxedge.compiler.tools.progress import BarProgress, LineProgress, make_progress
 from rich.console import Console
 

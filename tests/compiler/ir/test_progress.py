@@ -1,4 +1,4 @@
-from fxedge.compiler.pipeline.progress import Silent
+from fxedge.compiler.ir.progress import Silent
 
 
 def test_silent_takes_every_report_and_says_nothing(capsys):

@@ -1,0 +1,104 @@
+"""Walk a program step by step over several batches at once, with the float graph beside it.
+
+What tunes one layer after the other (bias correction, learned rounding) sees each layer's integer inputs as the
+target computes them, all earlier layers already tuned, and beside them the float values that it should give.
+Live values only are held: integers in their own 8-bit types, float values until their last reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..ir.progress import Progress, Silent
+from ..ir.shapes import tensor_meta
+from .program import IntegerStep, Program
+from .simulate import last_uses, run_node, run_step
+
+# step, its integer inputs (one list over batches for each entry of step.inputs) -> the step to go on with
+Visit = Callable[[IntegerStep, Sequence[Sequence[Tensor]]], IntegerStep]
+
+
+def walk(
+    program: Program, batches: Iterable[tuple[Tensor, ...]], visit: Visit, progress: Progress | None = None
+) -> Program:
+    """Run `program` over `batches`, one step at a time over all of them; the program with the steps returned.
+
+    `visit` is called for each integer step with a weight, in order, before it runs: what it returns (the step
+    itself, or one with another weight or bias) is what runs and what later steps see.
+    """
+    values: list[dict[str, Any]] = [dict(zip(program.inputs, batch, strict=True)) for batch in batches]
+    for held in values:
+        held |= {name: value.to(torch.int32) for name, value in program.constants.items()}
+    last_use, steps = last_uses(program), list(program.steps)
+    with torch.no_grad(), (progress or Silent()).track("tune layers", len(steps)) as advance:
+        for position, step in enumerate(steps):
+            if isinstance(step, IntegerStep) and step.weight is not None:
+                step = visit(step, [[held[name] for held in values] for name in step.inputs])
+                steps[position] = step
+            for held in values:
+                result = run_step(program, step, held)
+                held[step.name] = result.to(step.out_qparams.dtype) if isinstance(step, IntegerStep) else result
+                for name in last_use.get(position, ()):
+                    held.pop(name, None)
+            advance(position + 1)
+    return Program(program.gm, program.spec, tuple(steps), program.inputs, program.outputs, program.constants)
+
+
+class FloatWalk:
+    """The float graph over the same batches, advanced as far as asked.
+
+    Ask for values in graph order; each of `wanted` is held until it was asked for, everything else until its last
+    reader ran.
+    """
+
+    def __init__(self, gm: fx.GraphModule, batches: Iterable[tuple[Tensor, ...]], wanted: Collection[str]) -> None:
+        self._gm, self._wanted = gm, set(wanted)
+        self._todo = [node for node in gm.graph.nodes if node.op == "call_function"]
+        self._todo.reverse()
+        names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
+        self._values: list[dict[str, Any]] = [dict(zip(names, batch, strict=True)) for batch in batches]
+        self._readers = {node.name: len(node.users) for node in gm.graph.nodes}
+
+    def value(self, name: str) -> list[Tensor]:
+        """The value of the node called `name`, one tensor for each batch; it can be asked for once.
+
+        Raises:
+            KeyError: no node ahead has this name.
+        """
+        with torch.no_grad():
+            while self._todo and name not in self._values[0]:
+                self._advance(self._todo.pop())
+        found = [held[name] for held in self._values]
+        self._wanted.discard(name)
+        self._drop_if_unread(name)
+        return found
+
+    def _advance(self, node: fx.Node) -> None:
+        for held in self._values:
+            held[node.name] = run_node(self._gm, node, held)
+        for source in node.all_input_nodes:
+            self._readers[source.name] -= 1
+            self._drop_if_unread(source.name)
+
+    def _drop_if_unread(self, name: str) -> None:
+        if self._readers[name] == 0 and name not in self._wanted:
+            for held in self._values:
+                held.pop(name, None)
+
+
+def samples_within(gm: fx.GraphModule, budget: int) -> int:
+    """How many samples a walk over `gm` (annotated, axis 0 the batch) can hold in about `budget` bytes; at least 1.
+
+    Counted as four times the largest value: a layer's float input and output, and its integers at work.
+    """
+    largest = 1
+    for node in gm.graph.nodes:
+        meta = tensor_meta(node)
+        if meta is not None and node.op == "call_function" and meta.ndim:
+            sizes = [size for size in meta.shape[1:] if isinstance(size, int)]
+            largest = max(largest, int(torch.Size(sizes).numel()) * 4)
+    return max(1, budget // (4 * largest))
