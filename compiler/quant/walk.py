@@ -91,7 +91,7 @@ class FloatWalk:
 
 
 def samples_within(gm: fx.GraphModule, budget: int) -> int:
-    """How many samples a walk over `gm` (annotated, axis 0 the batch) can hold in about `budget` bytes; at least 1.
+    """How many samples a walk over `gm` (annotated, axis 0 the batch) can hold in `budget` bytes; at least 1.
 
     Counted as four times the largest value: a layer's float input and output, and its integers at work.
     """

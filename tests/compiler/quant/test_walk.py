@@ -1,0 +1,70 @@
+import dataclasses
+
+import pytest
+import torch
+from fxedge.compiler.quant.program import IntegerStep
+from fxedge.compiler.quant.simulate import simulate
+from fxedge.compiler.quant.walk import FloatWalk, samples_within, walk
+from support import inputs
+from torch import nn
+from toy_target import lower
+
+torch.manual_seed(0)
+MODEL = nn.Sequential(
+    nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(64, 5)
+).eval()
+X = inputs((4, 3, 8, 8))
+
+
+def batches():
+    return [(part,) for part in X[0].split(2)]
+
+
+def test_visits_each_layer_once_with_the_integers_that_the_simulator_gives():
+    program = lower(MODEL, *X).program
+    seen = {}
+
+    def visit(step, values):
+        seen[step.anchor.name] = torch.cat(list(values[0])).to(torch.int32)
+        return step
+
+    assert walk(program, batches(), visit).steps == program.steps
+    assert list(seen) == ["conv2d", "conv2d_1", "linear"]
+    layers = [step for step in program.steps if isinstance(step, IntegerStep) and step.weight is not None]
+    integers = simulate(program, X, keep=[step.inputs[0] for step in layers]).integers
+    for step in layers:
+        assert torch.equal(seen[step.anchor.name], integers[step.inputs[0]])
+
+
+def test_later_layers_see_what_a_visit_changed():
+    program = lower(MODEL, *X).program
+    read = {}
+
+    def silence_the_first(step, values):
+        read[step.anchor.name] = torch.cat(list(values[0]))
+        if step.anchor.name == "conv2d":
+            return dataclasses.replace(step, weight=torch.zeros_like(step.weight), bias=None)
+        return step
+
+    changed = walk(program, batches(), silence_the_first)
+    assert read["conv2d_1"].unique().numel() == 1
+    outputs = simulate(changed, X).outputs["output"]
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(*simulate(program, X).outputs["output"][:2])
+
+
+def test_float_values_beside_it_are_those_of_the_graph():
+    gm = lower(MODEL, *X).float_gm
+    floats = FloatWalk(gm, batches(), ["conv2d", "linear"])
+    with torch.no_grad():
+        assert torch.equal(torch.cat(floats.value("conv2d")), MODEL[0](X[0]))
+        torch.testing.assert_close(torch.cat(floats.value("linear")), MODEL(X[0]))
+    with pytest.raises(KeyError, match="conv2d"):
+        floats.value("conv2d")
+
+
+def test_a_budget_counts_four_times_the_largest_value_of_a_sample():
+    gm = lower(MODEL, *X).float_gm
+    largest = 4 * 6 * 6 * 4
+    assert samples_within(gm, 4 * largest * 10) == 10
+    assert samples_within(gm, 1) == 1
