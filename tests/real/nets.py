@@ -1,8 +1,9 @@
 """The real networks of the shared data folder, as factories for `fxedge compile tests/real/nets.py:NAME`.
 
 Architectures as published, batch norms folded into convolution biases where the weights are (`mobilenet_v2`,
-`mobilenet_v3_small`); `cifar10_resnet20` keeps its batch norms. Weights are read from the folder that
-FXEDGE_SHARED_DATA names, by default `shared/data` beside the checkout. Nothing of it is part of the project.
+`mobilenet_v2_tf`, `mobilenet_v3_small`); `cifar10_resnet20` keeps its batch norms. Weights are read from the
+folder that FXEDGE_SHARED_DATA names, by default `shared/data` beside the checkout. Nothing of it is part of the
+project.
 """
 
 from __future__ import annotations
@@ -17,23 +18,40 @@ from torch.nn import functional as F
 
 DATA = Path(os.environ.get("FXEDGE_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 
+_Conv = Callable[..., nn.Sequential]
+
 
 def _conv(
-    channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = nn.ReLU6
+    channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = None
 ) -> nn.Sequential:
     """Convolution with bias and "same" padding as PyTorch places it."""
     conv = nn.Conv2d(channels, out, kernel, stride, (kernel - 1) // 2, groups=groups)
     return nn.Sequential(conv, act()) if act else nn.Sequential(conv)
 
 
+def _tf_conv(
+    channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = None
+) -> nn.Sequential:
+    """Convolution with TensorFlow's "same" padding: on even sizes, stride 2 pads less in front."""
+    layers: list[nn.Module] = []
+    padding = (kernel - 1) // 2
+    if stride == 2:
+        front = padding - 1 if kernel > 3 else 0
+        layers.append(nn.ZeroPad2d((front, padding, front, padding)))
+        padding = 0
+    layers.append(nn.Conv2d(channels, out, kernel, stride, padding, groups=groups))
+    return nn.Sequential(*layers, *([act()] if act else []))
+
+
 class _Inverted(nn.Module):
     """Sandler et al., MobileNetV2 (2018), figure 4."""
 
-    def __init__(self, channels: int, out: int, stride: int, expand: int) -> None:
+    def __init__(self, conv: _Conv, channels: int, out: int, stride: int, expand: int) -> None:
         super().__init__()
         wide = channels * expand
-        layers = [_conv(channels, wide, 1)] if expand > 1 else []
-        self.conv = nn.Sequential(*layers, _conv(wide, wide, 3, stride, wide), _conv(wide, out, 1, act=None))
+        layers = [conv(channels, wide, 1, act=nn.ReLU6)] if expand > 1 else []
+        depthwise = conv(wide, wide, 3, stride, wide, act=nn.ReLU6)
+        self.conv = nn.Sequential(*layers, depthwise, conv(wide, out, 1, act=None))
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,17 +59,17 @@ class _Inverted(nn.Module):
 
 
 class _MobileNetV2(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, conv: _Conv, classifier: nn.Module) -> None:
         super().__init__()
-        layers: list[nn.Module] = [_conv(3, 32, 3, 2)]
+        layers: list[nn.Module] = [conv(3, 32, 3, 2, act=nn.ReLU6)]
         channels = 32
         table = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2)]
         for expand, out, count, stride in [*table, (6, 320, 1, 1)]:
             for index in range(count):
-                layers.append(_Inverted(channels, out, stride if index == 0 else 1, expand))
+                layers.append(_Inverted(conv, channels, out, stride if index == 0 else 1, expand))
                 channels = out
-        self.features = nn.Sequential(*layers, _conv(channels, 1280, 1))
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 1000))
+        self.features = nn.Sequential(*layers, conv(channels, 1280, 1, act=nn.ReLU6))
+        self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).mean((2, 3)))
@@ -95,20 +113,6 @@ class _ResNet20(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
         return self.linear(x.mean((2, 3)))
-
-
-def _tf_conv(
-    channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = None
-) -> nn.Sequential:
-    """Convolution with TensorFlow's "same" padding: on even sizes, stride 2 pads less in front."""
-    layers: list[nn.Module] = []
-    padding = (kernel - 1) // 2
-    if stride == 2:
-        front = padding - 1 if kernel > 3 else 0
-        layers.append(nn.ZeroPad2d((front, padding, front, padding)))
-        padding = 0
-    layers.append(nn.Conv2d(channels, out, kernel, stride, padding, groups=groups))
-    return nn.Sequential(*layers, *([act()] if act else []))
 
 
 class _SqueezeExcite(nn.Module):
@@ -176,7 +180,14 @@ def _loaded(name: str, build: Callable[[], nn.Module]) -> nn.Module:
 
 def mobilenet_v2() -> nn.Module:
     """MobileNetV2 1.0: input RGB / 255, ImageNet mean and std, 224 × 224."""
-    return _loaded("mobilenet_v2", _MobileNetV2)
+    return _loaded(
+        "mobilenet_v2", lambda: _MobileNetV2(_conv, nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 1000)))
+    )
+
+
+def mobilenet_v2_tf() -> nn.Module:
+    """MobileNetV2 1.0, TensorFlow's weights: input RGB / 127.5 - 1, 224 × 224; 1001 classes, 0 is background."""
+    return _loaded("mobilenet_v2_tf", lambda: _MobileNetV2(_tf_conv, nn.Linear(1280, 1001)))
 
 
 def cifar10_resnet20() -> nn.Module:
