@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +110,9 @@ def compile_model(
             model = load_pt2(Path(model)) if isinstance(model, (str, Path)) else model
             batch = fixed_batch(model, options)
             data = in_batches_of(data, batch)
-            report.float_model = prepare(model, example_inputs(data, batch), options, data.name)
+            report.float_model = prepare(
+                model, example_inputs(data, batch), options, data.name, _batches(data), progress
+            )
         stats = _calibrate(report, backends, data, options, progress)
         golden = golden_inputs(data, batch or options.golden_samples)
         _write_golden(folder / GOLDEN_INPUTS, report.float_model, golden)
@@ -130,6 +132,10 @@ def compile_model(
         report.manifest = _manifest(report, backends, data, stats, folder, options, model_name)
         write_manifest(folder, report.manifest)
     return report
+
+
+def _batches(data: Dataset) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
+    return lambda: (batch.inputs for batch in data)
 
 
 def example_inputs(data: Dataset, count: int | None = None) -> tuple[Tensor, ...]:
@@ -187,7 +193,7 @@ def _compile_target(
     name = backend.spec.name
     with report.timed("lower and emit"):
         plan = plan_targets(report.float_model, [backend.spec], options)[name]
-        lowered = lower(report.float_model, backend.spec, plan, stats)
+        lowered = lower(report.float_model, backend.spec, plan, stats, options, progress)
         artifacts = _emit(backend, lowered, report.float_model.gm, folder, options)
     try:
         with report.timed("verify"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx
@@ -11,7 +11,6 @@ from torch import Tensor, fx
 from ...passes.clean_qdq import CleanQdq
 from ...passes.insert_qdq import InsertQdq
 from ..ir.capture import Capturable, capture
-from ..ir.errors import InputError
 from ..ir.passes import PassContext, PassReport, run_passes
 from ..ir.progress import Progress, Silent
 from ..ir.shapes import annotate
@@ -22,17 +21,21 @@ from ..quant.program import Program, build_program
 from ..quant.target import TargetSpec
 from .fitting import require_fit
 from .options import CompileOptions
-from .recipes import RECIPES
+from .recipes import make_recipe
+
+Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
 class FloatModel:
-    """A captured model after the float passes, annotated with shapes. `examples` are its example inputs."""
+    """A captured model after the float passes, annotated with shapes. `examples` are its example inputs, `batches`
+    the calibration batches that its passes may read."""
 
     gm: fx.GraphModule
     examples: tuple[Tensor, ...]
     passes: PassReport
     channel_stats: ChannelStats
+    batches: Batches | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +48,44 @@ class Lowered:
 
 
 def prepare(
-    model: Capturable, examples: Sequence[Tensor], options: CompileOptions, source: str = "the example"
+    model: Capturable,
+    examples: Sequence[Tensor],
+    options: CompileOptions,
+    source: str = "the example",
+    batches: Batches | None = None,
+    progress: Progress | None = None,
 ) -> FloatModel:
     """Capture `model` and run the recipe's float passes; `examples` are inputs of a few samples of `source`.
+
+    `batches` gives the calibration batches anew at each call, for the passes that measure.
 
     Raises:
         CaptureError, PassError: see there.
         InputError: no recipe has this name, or the examples do not fit an exported program.
     """
-    if options.recipe not in RECIPES:
-        raise InputError(f"Unknown recipe {options.recipe!r}; allowed: {', '.join(RECIPES)}.")
+    recipe = make_recipe(options)
     gm = capture(model, examples, tracer=options.tracer, dynamic_axes=options.dynamic_axes)
     require_fit(gm, examples, source)
     stats = ChannelStats()
-    ctx = PassContext(example_inputs=tuple(examples), channel_stats=stats)
-    report = run_passes(gm, RECIPES[options.recipe], ctx)
+    ctx = PassContext(
+        example_inputs=tuple(examples), channel_stats=stats, batches=batches, progress=progress or Silent()
+    )
+    report = run_passes(gm, recipe.floats, ctx)
     annotate(gm)
-    return FloatModel(gm, tuple(examples), report, ctx.channel_stats or stats)
+    return FloatModel(gm, tuple(examples), report, ctx.channel_stats or stats, batches)
 
 
 def plan_targets(model: FloatModel, specs: Iterable[TargetSpec], options: CompileOptions) -> dict[str, Plan]:
     """One plan for each target, by target name."""
     return {
         spec.name: plan_quantization(
-            model.gm, spec, keep_float=options.keep_float, per_tensor_weights=options.per_tensor_weights
+            model.gm,
+            spec,
+            keep_float=options.keep_float,
+            per_tensor_weights=options.per_tensor_weights,
+            weight_bits=options.weight_bits,
+            weight_range=options.weight_range,
+            layers=options.layers,
         )
         for spec in specs
     }
@@ -87,11 +104,27 @@ def collect(
         return calibrate(model.gm, list(plans.values()), batches, options.calibration, advance)
 
 
-def lower(model: FloatModel, spec: TargetSpec, plan: Plan, stats: CalibrationStats) -> Lowered:
-    """The program of one target; `model` is not changed."""
+def lower(
+    model: FloatModel,
+    spec: TargetSpec,
+    plan: Plan,
+    stats: CalibrationStats,
+    options: CompileOptions | None = None,
+    progress: Progress | None = None,
+) -> Lowered:
+    """The program of one target, after the recipe's passes on its quantized graph; `model` is not changed."""
     gm = copy_graph(model.gm)
-    ctx = PassContext(target=spec, example_inputs=model.examples)
-    report = run_passes(gm, [InsertQdq(plan, stats), CleanQdq()], ctx)
+    ctx = PassContext(
+        target=spec,
+        example_inputs=model.examples,
+        channel_stats=model.channel_stats,
+        batches=model.batches,
+        reference=model.gm,
+        kept=plan.kept,
+        progress=progress or Silent(),
+    )
+    recipe = make_recipe(options or CompileOptions())
+    report = run_passes(gm, [InsertQdq(plan, stats), CleanQdq(), *recipe.integers], ctx)
     return Lowered(plan, build_program(gm, spec, plan.kept), report)
 
 

@@ -12,7 +12,8 @@ from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.ops import aten
 from fxedge.compiler.ir.passes import CLOSE_TOLERANCE, Pass, PassContext, evaluate, relative_error, run_passes
 from fxedge.compiler.ir.shapes import annotate
-from fxedge.compiler.pipeline.recipes import RECIPES
+from fxedge.compiler.pipeline.options import CompileOptions
+from fxedge.compiler.pipeline.recipes import make_recipe
 from fxedge.compiler.quant.channel_stats import ChannelStats
 from fxedge.passes import Canonicalize, FoldBatchNorm, FuseActivation
 from torch import fx
@@ -64,5 +65,5 @@ def _assert_shapes_are_true(gm: fx.GraphModule) -> None:
     assert {node: str(getattr(node.meta["val"], "shape", None)) for node in calls} == recorded
 
 
-def test_the_default_recipe_is_these_passes() -> None:
-    assert RECIPES["default"] == PASSES
+def test_the_fast_recipe_is_these_passes() -> None:
+    assert make_recipe(CompileOptions(recipe="fast")).floats == PASSES

@@ -4,6 +4,7 @@ from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.errors import InputError
 from fxedge.compiler.pipeline.lower import collect, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
+from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.program import DequantizeStep, FloatStep, IntegerStep, QuantizeStep
 from small_compile import small_data, small_images, small_model
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 def test_an_unknown_recipe():
     with pytest.raises(InputError) as caught:
-        prepare(small_model(), (small_images(2),), CompileOptions(recipe="fast"))
+    assert str(caught.value).startswith("Unknown recipe 'bset'; allowed: fast, ")
     assert str(caught.value) == "Unknown recipe 'fast'; allowed: default."
 
 
@@ -40,6 +41,14 @@ def test_keep_float_and_per_tensor_reach_the_plan():
     plan = plan_targets(model, [registry.get("onnx").spec], options)["onnx"]
     assert [(skip.node.split(" ")[0], skip.reason) for skip in plan.floats] == [("4", "kept float by '4'")]
     assert [op.weight.per_channel for op in plan.ops.values() if op.weight is not None] == [False]
+
+
+def test_weight_options_reach_the_plan():
+    model = prepare(small_model(), (small_images(2),), CompileOptions())
+    options = CompileOptions(weight_bits=6, weight_range="mse", layers={"4": LayerOptions(weight_bits=4)})
+    plan = plan_targets(model, [registry.get("onnx").spec], options)["onnx"]
+    weights = [(op.weight.qmax, op.weight_range) for op in plan.ops.values() if op.weight is not None]
+    assert weights == [(31, "mse"), (7, "mse")]
 
 
 def test_progress_counts_samples():
