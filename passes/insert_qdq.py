@@ -1,9 +1,9 @@
 """Plan + statistics -> explicit quantize and dequantize nodes (stage FLOAT -> QUANTIZED).
 
-Every quantized value gets one quantize node and one dequantize node for each reader; weights become int8 constants
-behind a dequantize node, symmetric, per output channel where the plan says so; biases stay float32 or become
-int32 constants of scale s_x·s_w, as the target wants them. A constant whose
-integers several ops read is stored once. Reference form of Jacob et al., *Quantization and Training of Neural
+Every quantized value gets one quantize node and one dequantize node for each reader. Weights become int8 constants
+behind a dequantize node, symmetric, per output channel and on the grid of fewer bits where the plan says so.
+Biases stay float32 or become int32 constants of scale s_x·s_w, as the target wants them. A constant that several
+ops read as the same integers is stored once. Reference form of Jacob et al., *Quantization and Training of Neural
 Networks for Efficient Integer-Arithmetic-Only Inference* (2018), §2.
 """
 
@@ -32,6 +32,7 @@ from ..compiler.quant.qparams import (
     quantize,
 )
 from ..compiler.quant.target import BiasKind
+from ..compiler.quant.weight_range import WeightRange, weight_reach
 
 # A bias integer stays below this, half of int32, so that the accumulator has room for the sum.
 _LARGEST_BIAS = 2**30
@@ -94,18 +95,18 @@ class _Insertion:
                 dequantized[value] = insert_dequantize(self.gm, self.quantized[value.name], qp, node)
         info = OPS.get(node.target)  # type: ignore[call-overload]
         if info is not None:
-            assert op.weight is not None
-            self._quantize_parameters(node, info, op.weight, self.qparams[op.inputs[0]].scale[0])
+            self._quantize_parameters(node, info, op, self.qparams[op.inputs[0]].scale[0])
         node.args = fx.map_arg(node.args, lambda arg: dequantized.get(arg, arg))
 
-    def _quantize_parameters(self, node: fx.Node, info: OpInfo, spec: QSpec, input_scale: float) -> None:
+    def _quantize_parameters(self, node: fx.Node, info: OpInfo, op: IntegerOp, input_scale: float) -> None:
         """Weight and, where the target wants it in int32, bias of `node`."""
         source = node.args[info.weight]
         bias_source = node.args[info.bias] if self.bias == "int32" and len(node.args) > info.bias else None
         weight, bias = constant(self.gm, source), constant(self.gm, bias_source)
         assert isinstance(source, fx.Node)
         assert weight is not None
-        qp = weight_qparams(weight, spec, info.out_axis, input_scale, bias)
+        assert op.weight is not None
+        qp = weight_qparams(weight, op.weight, info.out_axis, input_scale, bias, op.weight_range)
         node.update_arg(info.weight, self._dequantized_constant(source, qp, node))
         if isinstance(bias_source, fx.Node):
             bias_qp = _bias_qparams(qp, input_scale)
@@ -133,15 +134,20 @@ class _Insertion:
 
 
 def weight_qparams(
-    weight: Tensor, spec: QSpec, out_axis: int, input_scale: float, bias: Tensor | None = None
+    weight: Tensor,
+    spec: QSpec,
+    out_axis: int,
+    input_scale: float,
+    bias: Tensor | None = None,
+    weight_range: WeightRange = "minmax",
 ) -> QParams:
-    """Symmetric min-max parameters of a weight, per channel of `out_axis` or per tensor, as `spec` says.
+    """Symmetric parameters of a weight, per channel of `out_axis` or per tensor, as `spec` says; `weight_range`
+    finds how far they reach.
 
     A weight too small for the product s_x·s_w to be a normal float32 counts as zero. With `bias` (float [out], to
     become int32 of that scale) s_w is at least so large that the bias fits.
     """
-    axes = [axis for axis in range(weight.ndim) if axis != out_axis]
-    largest = weight.abs().amax(axes) if spec.per_channel else weight.abs().amax().reshape(1)
+    largest = weight_reach(weight, spec, out_axis, weight_range)
     largest = torch.where(largest * input_scale > SMALLEST_SCALE * spec.qmax, largest, 0.0)
     if bias is not None:
         reach = bias.abs() if spec.per_channel else bias.abs().amax().reshape(1)

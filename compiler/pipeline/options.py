@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..ir.capture import Tracer
 from ..quant.collectors import CollectorMethod
+from ..quant.layer_options import LayerOptions
+from ..quant.weight_range import WeightRange
 
 
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
-    """`keep_float` as in `plan_quantization`, `dynamic_axes` as in `capture`.
+    """`keep_float`, the weight options and `layers` as in `plan_quantization`, `dynamic_axes` as in `capture`.
 
     `golden_samples` is the number of calibration samples kept in the bundle as test vectors; `parity_samples`
     the number of samples on which simulated and deployed are compared end to end (of the evaluation data where
@@ -21,6 +24,9 @@ class CompileOptions:
     recipe: str = "default"
     keep_float: tuple[str, ...] = ()
     per_tensor_weights: bool = False
+    weight_bits: int = 8
+    weight_range: WeightRange = "minmax"
+    layers: Mapping[str, LayerOptions] = field(default_factory=dict)
     tracer: Tracer = "export"
     dynamic_axes: tuple[int, ...] = (0,)
     float_artifact: bool = True

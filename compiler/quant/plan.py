@@ -10,23 +10,24 @@ saves. A graph input counts as integers if an integer op reads it, directly or t
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
 
 from ..ir.constants import constant
 from ..ir.errors import InputError
-from ..ir.nodes import describe, module_paths, sole_user
+from ..ir.nodes import describe, sole_user
 from ..ir.ops import OPS, aten, bound_args, clamp_bounds, op_name
 from ..ir.passes import Skip
 from ..ir.shapes import tensor_meta
+from .layer_options import NO_MATCH, LayerOptions, calls_matching, layer_options
 from .qparams import QParams, QSpec
 from .target import BiasKind, OpRule, TargetSpec
+from .weight_range import WeightRange
 
 _LEADS = frozenset(OPS) | {aten.matmul.default, aten.bmm.default, aten.mm.default}
 _ANY_INPUT = frozenset({aten.cat.default})
@@ -36,13 +37,15 @@ _PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 
 @dataclass(frozen=True, slots=True)
 class IntegerOp:
-    """One region: `node` and the activations fused after it. `inputs` and `outputs` are value names."""
+    """One region: `node` and the activations fused after it. `inputs` and `outputs` are value names.
+    `weight_range` says how the scales of the weight, if it has one, are chosen."""
 
     node: str
     fused: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     weight: QSpec | None = None
+    weight_range: WeightRange = "minmax"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +76,46 @@ class Plan:
         lines = [f"plan for {self.target}: {len(self.ops)} integer ops, {len(self.floats)} float"]
         for op in self.ops.values():
             fused = f" + {' + '.join(op.fused)}" if op.fused else ""
-            lines.append(f"  int8   {op.node}{fused}: {', '.join(op.inputs)} -> {', '.join(op.outputs)}")
+            flow = f"{', '.join(op.inputs)} -> {', '.join(op.outputs)}"
+            lines.append(f"  int8   {op.node}{fused}: {flow}{_weight_text(op)}")
         lines += [f"  shared {', '.join(group.members)}" for group in self.groups if len(group.members) > 1]
         lines += [f"  fixed  {group.members[0]}" for group in self.groups if group.fixed is not None]
         lines += [f"  float  {skip.node}: {skip.reason}" for skip in self.floats]
         return "\n".join(lines)
 
 
+def _weight_text(op: IntegerOp) -> str:
+    """What is not usual about an op's weight: ` (weight within ±7, range by mse)`."""
+    said = []
+    if op.weight is not None and op.weight.qmax < 127:
+        said.append(f"weight within ±{op.weight.qmax}")
+    if op.weight is not None and op.weight_range != "minmax":
+        said.append(f"range by {op.weight_range}")
+    return f" ({', '.join(said)})" if said else ""
+
+
 def plan_quantization(
-    gm: fx.GraphModule, target: TargetSpec, *, keep_float: Sequence[str] = (), per_tensor_weights: bool = False
+    gm: fx.GraphModule,
+    target: TargetSpec,
+    *,
+    keep_float: Sequence[str] = (),
+    per_tensor_weights: bool = False,
+    weight_bits: int = 8,
+    weight_range: WeightRange = "minmax",
+    layers: Mapping[str, LayerOptions] | None = None,
 ) -> Plan:
     """Decide what `target` runs on integers in `gm` (stage FLOAT, annotated with shapes).
 
     `keep_float` are globs over node names and module paths; a module stands for all that it contains.
-    `per_tensor_weights` gives each weight one scale.
+    `per_tensor_weights`, `weight_bits` and `weight_range` are as in `LayerOptions`, for every weight; `layers` has
+    the exceptions, by globs of the same kind.
 
     Raises:
-        InputError: a glob of `keep_float` matches nothing.
+        InputError: a glob matches nothing, or there are no weights of so many bits.
     """
-    kept = _kept(gm, keep_float)
+    usual = LayerOptions(weight_bits=weight_bits, per_tensor=per_tensor_weights, weight_range=weight_range)
+    special = layer_options(gm, layers or {})
+    kept = _kept(gm, keep_float, layers or {})
     candidates: dict[fx.Node, _Region] = {}
     reasons: dict[fx.Node, str] = {}
     for node in gm.graph.nodes:
@@ -107,22 +131,25 @@ def plan_quantization(
     absorbed = {act for region in candidates.values() for act in region.fused}
     left = [node for node in gm.graph.nodes if node in reasons and node not in absorbed]
     floats = tuple(Skip(describe(node), reasons[node]) for node in left)
-    ops = {node.name: region.as_op(target, per_tensor_weights) for node, region in candidates.items()}
+    chosen = {node: special.get(node, LayerOptions()).over(usual) for node in candidates}
+    ops = {node.name: region.as_op(target, chosen[node]) for node, region in candidates.items()}
     return Plan(target.name, target.bias, ops, groups, floats, frozenset(node.name for node in kept))
 
 
-def _kept(gm: fx.GraphModule, patterns: Sequence[str]) -> dict[fx.Node, str]:
-    """Node -> the first glob that matches its name or the path of a module around it."""
+def _kept(gm: fx.GraphModule, patterns: Sequence[str], layers: Mapping[str, LayerOptions]) -> dict[fx.Node, str]:
+    """Node -> the first glob of `patterns` that matches it, or the last of `layers` that keeps it float."""
     kept: dict[fx.Node, str] = {}
-    calls = [node for node in gm.graph.nodes if node.op == "call_function"]
     for pattern in patterns:
-        found = [node for node in calls if fnmatch.filter((node.name, *module_paths(node)), pattern)]
+        found = calls_matching(gm, pattern)
         if not found:
-            raise InputError(
-                f"Nothing can be kept float by {pattern!r}: no module or node of the captured graph is called so "
-                "(batch norms and dropout are gone by then). fxedge inspect shows what there is."
-            )
+            raise InputError(f"Nothing can be kept float by {pattern!r}: {NO_MATCH}")
         kept = dict.fromkeys(found, pattern) | kept
+    for pattern, options in layers.items():
+        found = calls_matching(gm, pattern) if options.quantize is not None else []
+        if options.quantize:
+            kept = {node: by for node, by in kept.items() if node not in found}
+        else:
+            kept |= dict.fromkeys(found, pattern)
     return kept
 
 
@@ -138,19 +165,20 @@ class _Region:
     def leads(self) -> bool:
         return self.node.target in _LEADS
 
-    def as_op(self, target: TargetSpec, per_tensor: bool) -> IntegerOp:
+    def as_op(self, target: TargetSpec, options: LayerOptions) -> IntegerOp:
         weight = None
         info = OPS.get(self.node.target)  # type: ignore[call-overload]
         if info is not None:
-            weight = self.rule.weight or target.weight
-            if weight.per_channel and (per_tensor or info.out_axis != 0):
-                weight = QSpec(weight.qmin, weight.qmax, weight.dtype, weight.symmetric, False)
+            weight = options.weight_spec(self.rule.weight or target.weight)
+            if info.out_axis != 0:
+                weight = replace(weight, per_channel=False)
         return IntegerOp(
             self.node.name,
             tuple(node.name for node in self.fused),
             tuple(node.name for node in self.inputs),
             tuple(node.name for node in self.outputs),
             weight,
+            options.weight_range or "minmax",
         )
 
 

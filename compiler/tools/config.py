@@ -9,8 +9,8 @@
     mean = [0.485, 0.456, 0.406]
     scale = "1/255"
 
-    [layers."features.18.*"]              # globs over module paths and node names
-    quantize = false
+    [layers."features.18.*"]              # globs over module paths and node names; a later one wins
+    quantize = false                      # or weight_bits = 4, per_tensor = true, weight_range = "mse"
 
 Every key is a flag's name with `_` for `-`. Paths in the file are relative to the file.
 """
@@ -27,17 +27,25 @@ from ..ir.errors import InputError
 from ..pipeline.options import CompileOptions
 from ..pipeline.preprocess import Preprocess
 from ..quant.collectors import CollectorMethod
+from ..quant.layer_options import LayerOptions
+from ..quant.weight_range import WeightRange
 from .flags import comma_list
 
 _PATHS = ("model", "weights", "calib", "eval", "output")
 
 
 class LayerConfig(BaseModel):
-    """What differs for the layers that a glob names; `quantize = false` keeps them float."""
+    """What differs for the layers that a glob names, as `LayerOptions`; `quantize = false` keeps them float."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    quantize: Literal[False]
+    quantize: bool | None = None
+    weight_bits: int | None = Field(None, ge=2, le=8)
+    per_tensor: bool | None = None
+    weight_range: WeightRange | None = None
+
+    def options(self) -> LayerOptions:
+        return LayerOptions(**self.model_dump())
 
 
 class CompileConfig(BaseModel):
@@ -54,6 +62,8 @@ class CompileConfig(BaseModel):
     calibration: str = "percentile"
     recipe: str = "default"
     per_tensor: bool = False
+    weight_bits: int = Field(8, ge=2, le=8)
+    weight_range: WeightRange = "minmax"
     tracer: Literal["export", "symbolic"] = "export"
     dynamic_axes: tuple[int, ...] = (0,)
     batch_size: int = Field(32, ge=1)
@@ -89,8 +99,11 @@ class CompileConfig(BaseModel):
         return CompileOptions(
             calibration=CollectorMethod.parse(self.calibration),
             recipe=self.recipe,
-            keep_float=(*self.keep_float, *self.layers),
+            keep_float=self.keep_float,
             per_tensor_weights=self.per_tensor,
+            weight_bits=self.weight_bits,
+            weight_range=self.weight_range,
+            layers={glob: layer.options() for glob, layer in self.layers.items()},
             tracer=self.tracer,
             dynamic_axes=self.dynamic_axes,
             float_artifact=self.float_artifact,
@@ -151,6 +164,7 @@ def _table(values: dict[str, Any], key: str, file: Path | None) -> dict[str, Any
 def _problem(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        allowed = ", ".join(field.alias or key for key, field in CompileConfig.model_fields.items())
-        return f"{name} is not an option; allowed: {'quantize' if '.' in name else allowed}"
+        model = LayerConfig if error["loc"][0] == "layers" else CompileConfig
+        allowed = ", ".join(field.alias or key for key, field in model.model_fields.items())
+        return f"{name} is not an option; allowed: {allowed}"
     return f"{name} is {error['input']!r}: {error['msg'][:1].lower() + error['msg'][1:]}"

@@ -43,6 +43,12 @@ Calibration = Annotated[
 ]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="Which float passes run.")]
 PerTensor = Annotated[bool | None, typer.Option("--per-tensor/--per-channel", help="Scales of weights.")]
+WeightBits = Annotated[
+    int | None, typer.Option(metavar="2..8", help="Bits of the weights, stored as int8. Default: 8.")
+]
+WeightRange = Annotated[
+    str | None, typer.Option(metavar="minmax|mse", help="Cover all weights, or clip for the least error.")
+]
 Tracer = Annotated[str | None, typer.Option(metavar="export|symbolic", help="How the model is captured.")]
 DynamicAxes = Annotated[
     str | None, typer.Option(metavar="0,1", help="Axes of every input whose size may vary. Default: 0, the batch.")

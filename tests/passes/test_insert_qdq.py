@@ -11,6 +11,7 @@ from fxedge.compiler.ir.qops import DQ, DQC, Q, is_dequantize, is_quantize
 from fxedge.compiler.ir.stages import Stage, verify
 from fxedge.compiler.quant.calibrate import CalibrationStats, calibrate
 from fxedge.compiler.quant.collectors import CollectorMethod
+from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.plan import plan_quantization
 from fxedge.compiler.quant.qnodes import read_qparams
 from fxedge.compiler.quant.qparams import QParams, QSpec, dequantize
@@ -177,6 +178,27 @@ def test_per_tensor_weights(spec):
     weight = calls(gm, aten.conv2d.default)[0].args[1]
     assert weight.target is DQ
     assert constant(gm, weight.args[0]).abs().max() == 127
+
+
+@pytest.mark.parametrize("method", ["minmax", "mse"])
+def test_weights_of_fewer_bits(method):
+    layer = nn.Conv2d(4, 3, 3)
+    gm = inserted(Calls(lambda m, x: m.a(x), a=layer), weight_bits=4, weight_range=method)
+    weight = calls(gm, aten.conv2d.default)[0].args[1]
+    integers, qp = constant(gm, weight.args[0]), read_qparams(gm, weight)
+    assert (integers.dtype, qp.qmin, qp.qmax) == (torch.int8, -7, 7)
+    assert integers.flatten(1).abs().amax(1).tolist() == [7, 7, 7]
+    largest = layer.weight.detach().abs().amax((1, 2, 3))
+    assert ((qp.scale_tensor() * 7 - largest).abs() < 1e-6).all() == (method == "minmax")
+    assert (qp.scale_tensor() * 7 <= largest + 1e-6).all()
+
+
+def test_a_shared_weight_is_stored_once_for_each_number_of_bits():
+    model = Calls(lambda m, x: m.a(m.a(m.a(x))), a=nn.Conv2d(4, 4, 1))
+    layers = {"conv2d_1": LayerOptions(weight_bits=4), "conv2d_2": LayerOptions(weight_bits=4)}
+    gm = inserted(model, layers=layers)
+    weights = [node.args[1].args[0].target for node in calls(gm, aten.conv2d.default)]
+    assert weights == ["a.weight_quantized", "a.weight_quantized_1", "a.weight_quantized_1"]
 
 
 @pytest.mark.parametrize("spec", [TOY, TOY_INT32_BIAS])

@@ -7,7 +7,9 @@ from fxedge.compiler.ir.errors import InputError
 from fxedge.compiler.ir.ops import aten
 from fxedge.compiler.ir.passes import Skip, run_passes
 from fxedge.compiler.ir.shapes import annotate
+from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.plan import Group, IntegerOp, Plan, activation_inputs, plan_quantization
+from fxedge.compiler.quant.qparams import QSpec
 from fxedge.compiler.quant.target import TargetSpec
 from fxedge.passes.fold_batch_norm import FoldBatchNorm
 from support import Calls, Calls2
@@ -391,10 +393,62 @@ def test_weights_are_per_channel_where_the_output_axis_comes_first():
     assert per_tensor.ops["conv2d"].weight == dataclasses.replace(WEIGHT, per_channel=False)
 
 
+TWO = Calls(lambda m, x: m.b(m.a(x).relu()), a=conv(), b=conv())
+
+
+def within(limit: int, **changes) -> QSpec:
+    return dataclasses.replace(WEIGHT, qmin=-limit, qmax=limit, **changes)
+
+
+def test_weights_of_fewer_bits_are_symmetric():
+    for bits, limit in ((8, 127), (6, 31), (5, 15), (4, 7), (2, 1)):
+        assert plan_of(TWO, weight_bits=bits).ops["conv2d"].weight == within(limit)
+
+
+def test_layers_differ_by_glob_and_a_later_glob_wins():
+    layers = {
+        "*": LayerOptions(weight_bits=4, per_tensor=True),
+        "b": LayerOptions(weight_bits=6, weight_range="mse"),
+        "conv2d": LayerOptions(per_tensor=False),
+    }
+    assert text(TWO, layers=layers) == dedent("""\
+        plan for toy: 2 integer ops, 0 float
+          int8   conv2d + relu: x -> relu (weight within ±7)
+          int8   conv2d_1: relu -> conv2d_1 (weight within ±31, range by mse)
+        """)
+    ops = plan_of(TWO, layers=layers).ops
+    assert (ops["conv2d"].weight, ops["conv2d_1"].weight) == (within(7), within(31, per_channel=False))
+
+
+def test_layers_override_what_is_said_of_all():
+    layers = {"a": LayerOptions(per_tensor=False, weight_bits=8, weight_range="minmax")}
+    ops = plan_of(TWO, weight_bits=5, per_tensor_weights=True, weight_range="mse", layers=layers).ops
+    assert (ops["conv2d"].weight, ops["conv2d"].weight_range) == (WEIGHT, "minmax")
+    assert (ops["conv2d_1"].weight, ops["conv2d_1"].weight_range) == (within(15, per_channel=False), "mse")
+
+
+def test_layers_are_kept_float_and_taken_back():
+    plan = plan_of(TWO, layers={"*": LayerOptions(quantize=False), "[ar]*": LayerOptions(quantize=True)})
+    assert (list(plan.ops), plan.floats) == (["conv2d"], (Skip("b (conv2d_1)", "kept float by '*'"),))
+    plan = plan_of(TWO, keep_float=["a", "b"], layers={"b": LayerOptions(quantize=True)})
+    assert (list(plan.ops), plan.kept) == (["conv2d_1"], {"conv2d"})
+
+
+def test_layers_that_are_not_there():
+    with pytest.raises(InputError) as caught:
+        plan_of(TWO, layers={"head.*": LayerOptions(weight_bits=4)})
+    assert str(caught.value) == (
+        "Options for the layers 'head.*' apply to nothing: no module or node of the captured graph is called so "
+        "(batch norms and dropout are gone by then). fxedge inspect shows what there is."
+    )
+
+
 def test_a_rule_has_a_weight_spec_of_its_own():
     narrow = dataclasses.replace(WEIGHT, qmin=-63, qmax=63)
     plan = plan_of(Calls(lambda m, x: m.a(x), a=conv()), spec=with_rule(aten.conv2d.default, weight=narrow))
     assert plan.ops["conv2d"].weight == narrow
+    narrower = plan_of(TWO, spec=with_rule(aten.conv2d.default, weight=narrow), weight_bits=7)
+    assert narrower.ops["conv2d"].weight == narrow
 
 
 def test_sizes_are_not_inputs():

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from fxedge.compiler.ir.errors import InputError
 from fxedge.compiler.pipeline.preprocess import Preprocess
+from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.tools.config import CompileConfig, make_config, read_toml
 
 FULL = """
@@ -15,6 +16,8 @@ output = "out"
 calibration = "percentile:99.9"
 recipe = "default"
 per_tensor = true
+weight_bits = 6
+weight_range = "mse"
 tracer = "symbolic"
 dynamic_axes = [0, 1]
 batch_size = 8
@@ -36,6 +39,11 @@ layout = "NHWC"
 
 [layers."features.18.*"]
 quantize = false
+
+[layers.head]
+weight_bits = 4
+per_tensor = false
+weight_range = "minmax"
 """
 
 
@@ -63,7 +71,11 @@ def test_everything_in_a_file(tmp_path: Path):
     assert config.as_json
     options = config.options()
     assert str(options.calibration) == "percentile:99.9"
-    assert options.keep_float == ("features.0.*", "features.18.*")
+    assert options.keep_float == ("features.0.*",)
+    assert (options.weight_bits, options.weight_range) == (6, "mse")
+    head = LayerOptions(weight_bits=4, per_tensor=False, weight_range="minmax")
+    assert options.layers == {"features.18.*": LayerOptions(quantize=False), "head": head}
+    assert list(options.layers) == ["features.18.*", "head"]
     assert (options.tracer, options.dynamic_axes, options.per_tensor_weights) == ("symbolic", (0, 1), True)
     assert (options.float_artifact, options.parity_samples, options.timed_runs, options.threads) == (
         False,
@@ -80,12 +92,13 @@ def test_flags_override_the_file(tmp_path: Path):
         "float": True,
         "limit": None,
         "keep_float": ["head"],
+        "weight_bits": 5,
         "preprocess": {"mean": ("0.25",), "scale": None, "layout": "NCHW"},
     }
     config = make_config(flags, write(tmp_path, FULL))
     assert (config.model, config.target, config.float_artifact, config.limit) == ("digits", ("all",), True, 100)
     assert config.preprocess == Preprocess(mean=(0.25,), scale=1 / 255, layout="NCHW")
-    assert config.options().keep_float == ("head", "features.18.*")
+    assert (config.options().keep_float, config.options().weight_bits) == (("head",), 5)
 
 
 def test_nothing_given_is_the_embedded_default():
@@ -120,10 +133,12 @@ def test_unknown_keys(tmp_path: Path):
     )
     assert message.endswith("quiet, json, preprocess, layers.")
     assert failure(tmp_path, '[layers."a.*"]\nbits = 4\nquantize = false') == (
-        f"the options (flags and {path}): layers.a.*.bits is not an option; allowed: quantize."
+        f"the options (flags and {path}): layers.a.*.bits is not an option; allowed: quantize, weight_bits, "
+        "per_tensor, weight_range."
     )
-    assert failure(tmp_path, '[layers."a.*"]\nquantize = true') == (
-        f"the options (flags and {path}): layers.a.*.quantize is True: input should be False."
+    assert failure(tmp_path, '[layers."a.*"]\nweight_bits = 9\nweight_range = "max"') == (
+        f"the options (flags and {path}): layers.a.*.weight_bits is 9: input should be less than or equal to 8; "
+        "layers.a.*.weight_range is 'max': input should be 'minmax' or 'mse'."
     )
     assert failure(tmp_path, "[preprocess]\nmeen = 1") == (
         "preprocessing: meen is not an option; allowed: mean, std, scale, layout, dtype, size, color"
