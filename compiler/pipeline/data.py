@@ -10,10 +10,10 @@ called again for every pass over the data. A list given to `from_arrays` is such
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from .raw_batches import (
     parse_labels,
     resolve_names,
 )
+from .selection import Keep, Selected, Source
 from .sources import PythonObject, is_python_spec, load_python_object
 
 
@@ -59,7 +60,7 @@ class Dataset:
     input_names: tuple[str, ...]
     preprocess: Preprocess
     batch_size: int
-    source: _Source
+    source: Source
 
     @property
     def count(self) -> int | None:
@@ -99,6 +100,12 @@ class Dataset:
         Streaming; for a loader this is one more pass.
         """
         return self.source.fingerprint(self.input_names)
+
+    def select(self, keep: Keep, name: str) -> Dataset:
+        """The samples at the positions for which `keep` is true, in the same order, under another name."""
+        if isinstance(self.source, _Images):
+            return dataclasses.replace(self, name=name, source=_Images(self.source.folder.select(keep)))
+        return dataclasses.replace(self, name=name, source=Selected(self.source, keep, name))
 
 
 def open_dataset(
@@ -150,17 +157,6 @@ def from_arrays(
     names, name = tuple(input_names), "the given data"
     source = _from_memory(data, labels, names, name, limit)
     return Dataset(name, names, _with_dtype(preprocess or Preprocess(), source), batch_size, source)
-
-
-class _Source(Protocol):
-    @property
-    def count(self) -> int | None: ...
-    @property
-    def labels(self) -> np.ndarray | None: ...
-    @property
-    def class_names(self) -> tuple[str, ...] | None: ...
-    def batches(self, batch_size: int) -> Iterator[RawBatch]: ...
-    def fingerprint(self, names: Sequence[str]) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -241,7 +237,7 @@ class _Stream:
         return digest_batches(names, self.batches(256))
 
 
-def _from_memory(data: object, labels: object, names: tuple[str, ...], name: str, limit: int | None) -> _Source:
+def _from_memory(data: object, labels: object, names: tuple[str, ...], name: str, limit: int | None) -> Source:
     if isinstance(data, np.ndarray | Tensor | tuple | Mapping):
         raw = parse_batch(data, names, name)
         given = raw.labels if labels is None else parse_labels(labels, name)
@@ -329,7 +325,7 @@ def _check_numbers(batch_size: int, limit: int | None) -> None:
         raise InputError(f"the limit of samples is {limit}: it must be at least 1")
 
 
-def _with_dtype(preprocess: Preprocess, source: _Source) -> Preprocess:
+def _with_dtype(preprocess: Preprocess, source: Source) -> Preprocess:
     """Where the data have one type, the declaration says it: the deployed user needs to know."""
     if preprocess.dtype is not None or not isinstance(source, _Columns):
         return preprocess

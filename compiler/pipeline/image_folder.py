@@ -9,6 +9,7 @@ by label, then by path. What a file is, its bytes decide, not its suffix: the fo
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import re
 import warnings
@@ -51,6 +52,12 @@ class ImageFolder:
     def __getitem__(self, index: slice) -> np.ndarray:
         """Raises InputError if an image cannot be decoded; names the file."""
         return np.stack([self._decode(path) for path in self.files[index]])
+
+    def select(self, keep: Callable[[int], bool]) -> ImageFolder:
+        """The images at the positions for which `keep` is true."""
+        kept = [at for at in range(len(self)) if keep(at)]
+        files, labels = tuple(self.files[at] for at in kept), None if self.labels is None else self.labels[kept]
+        return dataclasses.replace(self, files=files, labels=labels)
 
     def fingerprint(self) -> str:
         """sha256 over the files' paths below the folder and their bytes."""
