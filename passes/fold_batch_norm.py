@@ -22,17 +22,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 
-from ..compiler.ir.constants import add_constant, constant, set_constant
+from ..compiler.ir.constants import add_constant, constant
 from ..compiler.ir.nodes import describe, sole_user
-from ..compiler.ir.ops import CONV, CONV_BY_SPATIAL, OPS, OpInfo, aten, bound_args, op_name
+from ..compiler.ir.ops import CONV_BY_SPATIAL, OPS, aten, bound_args, op_name
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.channel_stats import ChannelStat
+from ._layers import Layer, parameters, set_parameters, uneven_border
 from ._rewrite import insert_call, rank_of, replace, stand_in
-
-_TRANSPOSED_AXES = 1  # out_axis of the conv_transpose ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +68,6 @@ class Affine:
     mean: Tensor
     std: Tensor
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A conv, conv_transpose or linear whose parameters may be rewritten."""
-
-    node: fx.Node
-    weight: Tensor
-    bias: Tensor | None
-    groups: int
 
 
 def _read(gm: fx.GraphModule, node: fx.Node) -> Affine | Skip:
@@ -126,7 +114,7 @@ def _match_after(gm: fx.GraphModule, affine: Affine) -> Layer | str:
         return f"{layer.name} has {len(layer.users)} users"
     if not _has_channels_on_axis_1(gm, layer, layer):
         return f"{layer.name} does not give its channels on axis 1, where the batch norm reads them"
-    return _parameters(gm, layer)
+    return parameters(gm, layer)
 
 
 def _match_before(gm: fx.GraphModule, affine: Affine) -> Layer | str:
@@ -138,9 +126,9 @@ def _match_before(gm: fx.GraphModule, affine: Affine) -> Layer | str:
         return f"its reader {layer.name} is {_kind(layer)}, not a conv or linear"
     if not _has_channels_on_axis_1(gm, layer, affine.node):
         return f"{layer.name} does not read its channels on axis 1, where the batch norm gives them"
-    if bool(affine.shift.any()) and (reason := _meets_padding(gm, layer)):
-        return reason
-    return _parameters(gm, layer)
+    if bool(affine.shift.any()) and (reason := uneven_border(gm, layer)):
+        return f"{reason}, and the batch norm shifts"
+    return parameters(gm, layer)
 
 
 def _has_channels_on_axis_1(gm: fx.GraphModule, layer: fx.Node, value: fx.Node) -> bool:
@@ -152,86 +140,22 @@ def _has_channels_on_axis_1(gm: fx.GraphModule, layer: fx.Node, value: fx.Node) 
     return rank is None or rank == OPS[layer.target].spatial + 2  # type: ignore[index]
 
 
-def _meets_padding(gm: fx.GraphModule, layer: fx.Node) -> str | None:
-    """Why a constant added to the layer's input is not a constant at its output."""
-    bound = bound_args(layer)
-    if layer.target is aten.linear.default or (layer.target in CONV and not any(bound["padding"])):
-        return None
-    if layer.target in CONV:
-        return f"{layer.name} pads with zeros, and the batch norm shifts"
-    weight = constant(gm, bound["weight"])
-    point = weight is not None and all(size == 1 for size in weight.shape[2:])
-    if point and not any([*bound["padding"], *bound["output_padding"]]) and set(bound["stride"]) == {1}:
-        return None
-    return f"{layer.name} overlaps its input unevenly, and the batch norm shifts"
-
-
-def _parameters(gm: fx.GraphModule, layer: fx.Node) -> Layer | str:
-    bound = bound_args(layer)
-    weight, bias = constant(gm, bound["weight"]), constant(gm, bound["bias"])
-    if weight is None:
-        return f"the weight of {layer.name} is computed, not constant"
-    if len(bound["weight"].users) > 1:
-        return f"the weight {bound['weight'].target} of {layer.name} is shared"
-    if bias is None and bound["bias"] is not None:
-        return f"the bias of {layer.name} is computed, not constant"
-    return Layer(layer, weight, bias, bound.get("groups", 1))
-
-
 def _fold_after(gm: fx.GraphModule, affine: Affine, layer: Layer, ctx: PassContext) -> None:
     bias = torch.zeros_like(affine.shift) if layer.bias is None else layer.bias.double()
-    weight = _scale_outputs(layer, affine.gain)
-    _set_parameters(gm, layer, weight, bias * affine.gain + affine.shift)
+    scaled = layer.by_input() * layer.per_output(affine.gain)
+    set_parameters(gm, layer, layer.from_by_input(scaled), bias * affine.gain + affine.shift)
     replace(gm, affine.node, layer.node)
     _keep_statistics(ctx, layer.node, affine)
 
 
-def _scale_outputs(layer: Layer, gain: Tensor) -> Tensor:
-    weight = layer.weight.double()
-    tail = (1,) * (weight.ndim - 2)
-    if _info(layer).out_axis != _TRANSPOSED_AXES:
-        return weight * gain.view(-1, 1, *tail)
-    grouped = weight.view(layer.groups, -1, *weight.shape[1:])
-    return (grouped * gain.view(layer.groups, 1, -1, *tail)).view(weight.shape)
-
-
 def _fold_before(gm: fx.GraphModule, affine: Affine, layer: Layer) -> None:
-    by_group = _by_input(layer)
-    tail = (1,) * (by_group.ndim - 3)
-    shift = affine.shift.view(layer.groups, 1, -1, *tail)
-    added = (by_group * shift).flatten(2).sum(2).flatten()
-    scaled = by_group * affine.gain.view(layer.groups, 1, -1, *tail)
+    scaled = layer.by_input() * layer.per_input(affine.gain)
+    added = layer.response(affine.shift)
     bias = added if layer.bias is None else layer.bias.double() + added
-    _set_parameters(gm, layer, _from_by_input(layer, scaled), bias)
+    set_parameters(gm, layer, layer.from_by_input(scaled), bias)
     source = affine.node.args[0]
     assert isinstance(source, fx.Node)
     replace(gm, affine.node, source)
-
-
-def _by_input(layer: Layer) -> Tensor:
-    """The weight as [groups, outputs of a group, inputs of a group, kernel...], float64."""
-    weight = layer.weight.double()
-    grouped = weight.view(layer.groups, -1, *weight.shape[1:])
-    return grouped.transpose(1, 2) if _info(layer).out_axis == _TRANSPOSED_AXES else grouped
-
-
-def _from_by_input(layer: Layer, by_group: Tensor) -> Tensor:
-    transposed = _info(layer).out_axis == _TRANSPOSED_AXES
-    return (by_group.transpose(1, 2) if transposed else by_group).reshape(layer.weight.shape)
-
-
-def _set_parameters(gm: fx.GraphModule, layer: Layer, weight: Tensor, bias: Tensor) -> None:
-    """New tensors under the layer's own names; a bias that it lacks or shares gets a name beside the weight."""
-    node, info, dtype = layer.node, _info(layer), layer.weight.dtype
-    args = list(bound_args(node).values())
-    set_constant(gm, str(args[info.weight].target), weight.to(dtype))
-    if layer.bias is not None and len(args[info.bias].users) == 1:
-        set_constant(gm, str(args[info.bias].target), bias.to(dtype))
-        return
-    name = str(args[info.weight].target)
-    name = f"{name.removesuffix('weight')}bias" if name.endswith("weight") else f"{name}_bias"
-    args[info.bias] = add_constant(gm, name, bias.to(dtype), node)
-    node.args = tuple(args)
 
 
 def _stand_alone(gm: fx.GraphModule, affine: Affine, ctx: PassContext) -> bool:
@@ -262,11 +186,6 @@ def _keep_statistics(ctx: PassContext, layer: fx.Node, affine: Affine) -> None:
     if ctx.channel_stats is not None:
         name = str(bound_args(layer)["weight"].target)
         ctx.channel_stats.by_weight[name] = ChannelStat(affine.mean.float(), affine.std.float())
-
-
-def _info(layer: Layer) -> OpInfo:
-    assert isinstance(layer.node.target, OpOverload)
-    return OPS[layer.node.target]
 
 
 def _dtype(gm: fx.GraphModule, node: fx.Node) -> torch.dtype:
