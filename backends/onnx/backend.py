@@ -15,7 +15,7 @@ from ...compiler.quant.program import Program
 from ...compiler.quant.target import TargetSpec
 from . import emit, inspect, loader
 from .rules import ONNX
-from .writer import OPSET
+from .writer import INT4_OPSET, OPSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class OnnxBackend:
         return None
 
     def versions(self) -> dict[str, str]:
-        return {"onnx": _version("onnx"), "onnxruntime": _version("onnxruntime"), "opset": str(OPSET)}
+        opset = f"{OPSET}, {INT4_OPSET} with weights of 4 bits"
+        return {"onnx": _version("onnx"), "onnxruntime": _version("onnxruntime"), "opset": opset}
 
     def emit(self, program: Program, path: Path, expose: Sequence[str] = ()) -> None:
         path.write_bytes(emit.program_bytes(program, expose))

@@ -140,7 +140,10 @@ class Emitter:
         if is_dequantize(node):
             source = node.args[0]
             assert isinstance(source, fx.Node)
-            return self.dequantize(self.value(source), read_qparams(self.gm, node), node.name)
+            qp = read_qparams(self.gm, node)
+            if (stored := constant(self.gm, source)) is not None and source.name not in self.values:
+                self.values[source.name] = self._stored_integers(str(source.target), stored, qp)
+            return self.dequantize(self.value(source), qp, node.name)
         if node.op == "get_attr" and node.name not in self.values:
             stored = constant(self.gm, node)
             assert stored is not None
@@ -168,7 +171,7 @@ class Emitter:
             scales = tuple(scale for scale in qp.scale for _ in range(phases))
             qp = QParams(scales, (0,) * len(scales), qp.qmin, qp.qmax, qp.dtype, 0)
         source = self.dequantize(self.read(step.inputs[0]), step.in_qparams[0], f"{name}/dequantized")
-        stored = self.writer.initializer(f"{name}/weight", weight.to(qp.dtype))
+        stored = self._stored_integers(f"{name}/weight", weight, qp)
         operands = [source, self.dequantize(stored, qp, f"{name}/weight_dequantized")]
         if step.bias is not None:
             bias = integer_bias(step.bias, step.in_qparams[0], step.weight_qparams)
@@ -244,6 +247,13 @@ class Emitter:
         qp = QParams(tuple(scales.tolist()), (0,) * len(scales), -(2**31), 2**31 - 1, torch.int32, 0)
         stored = self.writer.initializer(f"{name}/bias", integers)
         return self.dequantize(stored, qp, f"{name}/bias_dequantized")
+
+    def _stored_integers(self, name: str, integers: Tensor, qp: QParams) -> str:
+        """A constant of parameters `qp`; int4 where their range is that small (and the integers keep to it)."""
+        small = qp.dtype is torch.int8 and qp.qmin >= -8 and qp.qmax <= 7
+        if small and bool(((integers >= -8) & (integers <= 7)).all()):
+            return self.writer.nibbles(name, integers)
+        return self.writer.initializer(name, integers.to(qp.dtype))
 
     def _linear(self, op_type: str, source: str, qp: QParams, name: str) -> str:
         scale, zero_point = qp.scale_tensor(), qp.zero_point_tensor().to(qp.dtype)

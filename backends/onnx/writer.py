@@ -19,6 +19,10 @@ from torch import Tensor
 OPSET = 20
 IR_VERSION = 9
 
+# The lowest with int4 tensors, and the file format that holds them.
+INT4_OPSET = 21
+INT4_IR_VERSION = 10
+
 DTYPES = {
     torch.float32: TensorProto.FLOAT,
     torch.float64: TensorProto.DOUBLE,
@@ -61,6 +65,20 @@ class Writer:
         proto.raw_data = value.detach().cpu().contiguous().numpy().tobytes()
         self.initializers[name] = proto
         return name
+
+    def nibbles(self, name: str, value: Tensor) -> str:
+        """Integers of -8 to 7, stored as int4 under `name` and cast to int8.
+
+        onnxruntime casts them when it loads the model, before it looks for convolutions to fuse. One that reads int4
+        through its DequantizeLinear stays float (onnxruntime 1.31).
+        """
+        low = value.detach().cpu().contiguous().flatten().to(torch.uint8) & 0xF
+        low = torch.nn.functional.pad(low, (0, low.numel() % 2))
+        packed = self.unique(name)
+        proto = TensorProto(name=packed, data_type=TensorProto.INT4, dims=value.shape)
+        proto.raw_data = (low[::2] | low[1::2] << 4).numpy().tobytes()
+        self.initializers[packed] = proto
+        return self.op("Cast", [packed], f"{name}/int8", to=TensorProto.INT8)
 
     def ints(self, values: Sequence[int]) -> str:
         """An int64 [n] constant; equal ones are stored once."""
@@ -109,9 +127,11 @@ def model_bytes(
         onnx.checker.ValidationError: the graph is not valid ONNX, which is a fault of a lowering.
     """
     graph = helper.make_graph(writer.nodes, "fxedge", inputs, outputs, list(writer.initializers.values()))
-    opset = helper.make_opsetid("", OPSET)
+    int4 = any(proto.data_type == TensorProto.INT4 for proto in writer.initializers.values())
+    opset = helper.make_opsetid("", INT4_OPSET if int4 else OPSET)
+    version = INT4_IR_VERSION if int4 else IR_VERSION
     model = helper.make_model(
-        graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="fxedge", functions=()
+        graph, opset_imports=[opset], ir_version=version, producer_name="fxedge", functions=()
     )
     content: bytes = model.SerializeToString(deterministic=True)
     onnx.checker.check_model(content, full_check=True)

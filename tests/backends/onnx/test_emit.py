@@ -17,12 +17,14 @@ from fxedge.backends.onnx.emit import float_bytes, program_bytes
 from fxedge.backends.onnx.inspect import leftover, optimized_graph
 from fxedge.backends.onnx.rules import ONNX
 from fxedge.backends.onnx.table import LoweringTable
-from fxedge.backends.onnx.writer import OPSET
+from fxedge.backends.onnx.writer import INT4_OPSET, OPSET
 from fxedge.compiler.ir.capture import capture
+from fxedge.compiler.ir.constants import constants, set_constant
 from fxedge.compiler.ir.errors import UnsupportedOpsError
 from fxedge.compiler.ir.ops import aten
 from fxedge.compiler.pipeline.lower import collect, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
+from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.program import IntegerStep, Program
 from fxedge.compiler.quant.simulate import simulate
 from torch import Tensor, fx, nn
@@ -333,6 +335,51 @@ def test_the_model_has_a_batch_axis_int8_weights_and_the_names_of_the_graph() ->
     assert set(large.values()) == {onnx.TensorProto.INT8}
     anchors = {step.anchor.name for step in program.steps if isinstance(step, IntegerStep)}
     assert anchors <= {node.name for node in model.graph.node if node.op_type == "Conv"}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3)),
+        nn.Conv2d(8, 8, 3, groups=8),
+        ToLinear(lambda x: x.flatten(1), 640),
+        ToLinear(lambda x: x.permute(0, 2, 3, 1), 8),
+        Between(transposed(3, stride=2, groups=2)),
+    ],
+    ids=["conv", "depthwise", "matrix", "linear of rank 4", "transposed"],
+)
+@pytest.mark.parametrize("bits", [4, 2])
+def test_weights_of_four_bits_are_int4_and_stay_integer(model: nn.Module, bits: int, tmp_path: Path) -> None:
+    data = batches(IMAGE)
+    program = quantized(model, data, weight_bits=bits)
+    compare(program, larger(data[0]), tmp_path)
+    stored = onnx.load(tmp_path / "plain.onnx")
+    onnx.checker.check_model(stored, full_check=True)
+    assert [i.version for i in stored.opset_import] == [INT4_OPSET]
+    small = [i for i in stored.graph.initializer if i.data_type == onnx.TensorProto.INT4]
+    assert len(small) == sum(step.weight is not None for step in program.steps if isinstance(step, IntegerStep))
+    assert all(len(i.raw_data) == (np.prod(i.dims) + 1) // 2 for i in small)
+    assert max(int(abs(onnx.numpy_helper.to_array(i).astype(int)).max()) for i in small) == 2 ** (bits - 1) - 1
+
+
+def test_one_layer_of_four_bits_raises_the_operator_set_and_no_other(tmp_path: Path) -> None:
+    model, data = nn.Sequential(nn.Conv2d(8, 5, 3), nn.Conv2d(5, 3, 3)), batches(IMAGE)
+    layers = {"0": LayerOptions(weight_bits=4), "1": LayerOptions(weight_bits=5)}
+    kinds = {}
+    for name, options in {"five bits": {"weight_bits": 5}, "mixed": {"layers": layers}}.items():
+        stored = onnx.load_from_string(program_bytes(quantized(model, data, **options)))
+        weights = [i.data_type for i in stored.graph.initializer if len(i.dims) == 4]
+        kinds[name] = (stored.opset_import[0].version, stored.ir_version, weights)
+    int8, int4 = onnx.TensorProto.INT8, onnx.TensorProto.INT4
+    assert kinds == {"five bits": (OPSET, 9, [int8, int8]), "mixed": (INT4_OPSET, 10, [int4, int8])}
+
+
+def test_integers_outside_their_declared_range_are_not_stored_as_int4() -> None:
+    program = quantized(nn.Conv2d(8, 6, 3), batches(IMAGE), weight_bits=4)
+    name = next(name for name in constants(program.gm) if name.endswith("weight_quantized"))
+    set_constant(program.gm, name, torch.full((6, 8, 3, 3), 9, dtype=torch.int8))
+    model = onnx.load_from_string(program_bytes(program))
+    assert onnx.TensorProto.INT4 not in {i.data_type for i in model.graph.initializer}
 
 
 def test_emission_gives_the_same_bytes_twice() -> None:
