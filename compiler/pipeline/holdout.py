@@ -1,7 +1,8 @@
-"""Calibration samples in two parts: one to tune on, one to judge on.
+"""Parts of the calibration samples: one to tune on and one to judge on, or a few for a quick look.
 
-The samples are cut into runs of 1 / share, and one of each run, drawn by the seed, is held out. So both parts
-cover data that are sorted by class, nothing has to be counted first, and a stream can be split as well as a file.
+To split them, the samples are cut into runs of 1 / share, and one of each run, drawn by the seed, is held out. So
+both parts cover data that are sorted by class, nothing has to be counted first, and a stream can be split as well
+as a file.
 """
 
 from __future__ import annotations
@@ -34,6 +35,18 @@ def split_samples(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, 
             f"give at least {needed}"
         )
     return tuning, judged
+
+
+def few_samples(data: Dataset, count: int) -> Dataset:
+    """`count` samples spread evenly over `data`, or all if it has no more; of a stream of unknown length the first
+    ones."""
+    total = data.count
+    if total is None:
+        return data.select(lambda at: at < count, data.name)
+    if total <= count:
+        return data
+    kept = frozenset(at * total // count for at in range(count))
+    return data.select(kept.__contains__, data.name)
 
 
 @dataclass(frozen=True, slots=True)

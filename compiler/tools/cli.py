@@ -1,4 +1,4 @@
-"""The command line: `fxedge compile | verify | inspect | targets | doctor`.
+"""The command line: `fxedge compile | verify | inspect | sensitivity | targets | doctor`.
 
 Results go to stdout, everything else to stderr. Errors are one paragraph; `exits` lists the exit statuses.
 Commands import what they need when they run, so that `--help` does not wait for torch.
@@ -201,6 +201,46 @@ def inspect(
         return
     found = inspect_model(make_config(flags.gather(given) | {"model": source, "target": target or ()}, config))
     print_json(inspection_json(found)) if json else print_inspection(make_console(), found)
+
+
+@app.command()
+def sensitivity(
+    model: flags.Model = None,
+    target: flags.OneTarget = None,
+    bits: flags.Bits = "8,6,4",
+    samples: flags.Samples = 32,
+    weights: flags.Weights = None,
+    calib: flags.Calib = None,
+    config: flags.Config = None,
+    calibration: flags.Calibration = None,
+    recipe: flags.Recipe = None,
+    per_tensor: flags.PerTensor = None,
+    weight_range: flags.WeightRange = None,
+    tracer: flags.Tracer = None,
+    dynamic_axes: flags.DynamicAxes = None,
+    static: flags.Static = False,
+    batch_size: flags.BatchSize = None,
+    limit: flags.Limit = None,
+    mean: flags.Mean = None,
+    std: flags.Std = None,
+    scale: flags.Scale = None,
+    layout: flags.Layout = None,
+    dtype: flags.Dtype = None,
+    size: flags.Size = None,
+    color: flags.Color = None,
+    keep_float: flags.KeepFloat = None,
+    json: flags.Json = None,
+    quiet: flags.Quiet = None,
+) -> None:
+    """Rank the layers of MODEL by what is lost when only that layer is quantized, at several widths of weights."""
+    given = dict(locals())
+    from .config import make_config
+    from .sensing import print_sensitivity, run_sensitivity, sensitivity_json
+    from .tables import make_console, print_json
+
+    widths, count = given.pop("bits"), given.pop("samples")
+    found = run_sensitivity(make_config(flags.gather(given), config), widths, count)
+    print_json(sensitivity_json(found)) if json else print_sensitivity(make_console(), found)
 
 
 @app.command()

@@ -81,6 +81,9 @@ Force = Annotated[bool | None, typer.Option("--force", help="Replace the bundle 
 Json = Annotated[bool | None, typer.Option("--json", help="The result as JSON on stdout.")]
 Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Targets = Annotated[str | None, typer.Option("--target", metavar="A,B|all", help="Targets to plan for.")]
+OneTarget = Annotated[str | None, typer.Option("--target", metavar="A", help="Whose arithmetic counts.")]
+Bits = Annotated[str, typer.Option(metavar="8,6,4", help="Bits of the weights; the first ones rank the layers.")]
+Samples = Annotated[int, typer.Option(metavar="N", min=1, help="Calibration samples to measure on.")]
 VerifyTargets = Annotated[
     str | None, typer.Option("--target", metavar="A,B", help="Targets to check. Default: all in the bundle.")
 ]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fxedge.compiler.ir.errors import InputError
 from fxedge.compiler.pipeline.data import Dataset, from_arrays, open_dataset
-from fxedge.compiler.pipeline.holdout import split_samples
+from fxedge.compiler.pipeline.holdout import few_samples, split_samples
 from fxedge.compiler.pipeline.preprocess import Preprocess
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,6 +95,13 @@ def _fails(data: Dataset) -> bool:
     except InputError:
         return True
     return False
+
+
+def test_a_few_samples_are_spread_over_all():
+    assert samples(few_samples(numbered(10), 4)) == [0, 2, 5, 7]
+    assert samples(few_samples(numbered(3), 4)) == [0, 1, 2]
+    stream = from_arrays(lambda: (torch.arange(4.0)[:, None] + 4 * at for at in range(3)))
+    assert samples(few_samples(stream, 5)) == [0, 1, 2, 3, 4]
 
 
 def test_too_few_samples_and_wrong_shares():
