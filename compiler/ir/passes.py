@@ -102,8 +102,14 @@ class PassReport(Mapping[str, PassResult]):
         return len(self.results)
 
 
-def run_passes(gm: fx.GraphModule, passes: Sequence[Pass], ctx: PassContext | None = None) -> PassReport:
-    """Run `passes` in order on `gm`, in place; verify before and after each.
+# The graph after a pass (not to be changed), the pass's name in the report, and the report so far.
+After = Callable[[fx.GraphModule, str, PassReport], None]
+
+
+def run_passes(
+    gm: fx.GraphModule, passes: Sequence[Pass], ctx: PassContext | None = None, after: After | None = None
+) -> PassReport:
+    """Run `passes` in order on `gm`, in place; verify before and after each. `after` looks on.
 
     A pass that breaks its `numerics` promise on the example inputs is rolled back and reported, not raised.
 
@@ -133,6 +139,8 @@ def run_passes(gm: fx.GraphModule, passes: Sequence[Pass], ctx: PassContext | No
         elif result.changes:
             reference = None
         report.results[name] = result
+        if after is not None:
+            after(gm, name, report)
     return report
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from ...passes.clean_qdq import CleanQdq
 from ...passes.insert_qdq import InsertQdq
 from ..ir.capture import Capturable, capture
-from ..ir.passes import PassContext, PassReport, run_passes
+from ..ir.passes import After, PassContext, PassReport, run_passes
 from ..ir.progress import Progress, Silent
 from ..ir.shapes import annotate
 from ..quant.calibrate import CalibrationStats, calibrate
@@ -24,6 +24,9 @@ from .options import CompileOptions
 from .recipes import make_recipe
 
 Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
+
+# What `prepare` calls the graph before the first pass.
+CAPTURE = "capture"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,12 @@ def prepare(
     source: str = "the example",
     batches: Batches | None = None,
     progress: Progress | None = None,
+    after: After | None = None,
 ) -> FloatModel:
     """Capture `model` and run the recipe's float passes; `examples` are inputs of a few samples of `source`.
 
-    `batches` gives the calibration batches anew at each call, for the passes that measure.
+    `batches` gives the calibration batches anew at each call, for the passes that measure. `after` is called with
+    the captured graph (as `CAPTURE`) and after each pass.
 
     Raises:
         CaptureError, PassError: see there.
@@ -70,7 +75,9 @@ def prepare(
     ctx = PassContext(
         example_inputs=tuple(examples), channel_stats=stats, batches=batches, progress=progress or Silent()
     )
-    report = run_passes(gm, recipe.floats, ctx)
+    if after is not None:
+        after(gm, CAPTURE, PassReport())
+    report = run_passes(gm, recipe.floats, ctx, after)
     annotate(gm)
     return FloatModel(gm, tuple(examples), report, ctx.channel_stats or stats, batches)
 
@@ -111,6 +118,7 @@ def lower(
     stats: CalibrationStats,
     options: CompileOptions | None = None,
     progress: Progress | None = None,
+    after: After | None = None,
 ) -> Lowered:
     """The program of one target, after the recipe's passes on its quantized graph; `model` is not changed."""
     gm = copy_graph(model.gm)
@@ -124,7 +132,7 @@ def lower(
         progress=progress or Silent(),
     )
     recipe = make_recipe(options or CompileOptions())
-    report = run_passes(gm, [InsertQdq(plan, stats), CleanQdq(), *recipe.integers], ctx)
+    report = run_passes(gm, [InsertQdq(plan, stats), CleanQdq(), *recipe.integers], ctx, after)
     return Lowered(plan, build_program(gm, spec, plan.kept), report)
 
 

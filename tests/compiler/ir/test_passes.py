@@ -16,6 +16,7 @@ from fxedge.compiler.ir.ops import aten
 from fxedge.compiler.ir.passes import (
     Numerics,
     PassContext,
+    PassReport,
     PassResult,
     Skip,
     evaluate,
@@ -189,3 +190,19 @@ def test_evaluate_flattens() -> None:
     (x,) = EXAMPLE
     for actual, expected in zip(evaluate(gm, EXAMPLE), (x, x + 1, x + 2), strict=True):
         assert torch.equal(actual, expected)
+
+
+def test_a_looker_on_sees_the_graph_after_each_pass():
+    seen = []
+
+    def after(gm: fx.GraphModule, name: str, report: PassReport) -> None:
+        weight = get_constant(gm, "0.weight")
+        assert weight is not None
+        assert name == list(report)[-1]
+        seen.append((name, report[name].rolled_back is not None, float(weight[0, 0])))
+
+    gm = _linear()
+    first = float(get_constant(gm, "0.weight")[0, 0])
+    passes = [Changes(_scale_weight(2.0)), Exact(_scale_weight(3.0)), Changes(_scale_weight(2.0))]
+    run_passes(gm, passes, PassContext(example_inputs=EXAMPLE), after)
+    assert seen == [("changes", False, 2 * first), ("exact", True, 2 * first), ("changes#2", False, 4 * first)]
