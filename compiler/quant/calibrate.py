@@ -21,6 +21,7 @@ from ..ir.shapes import fits, tensor_meta, type_text
 from .collectors import Collector, CollectorMethod, make_collector
 from .plan import Group, Plan
 from .qparams import QSpec
+from .useful_range import EVERYTHING, Interval, useful_range
 
 Progress = Callable[[int], None]
 RangeKey = tuple[tuple[str, ...], QSpec]
@@ -65,10 +66,9 @@ def calibrate(
         CalibrationError: no data, a NaN or infinity (with the edge), inputs of the wrong number, shape or dtype,
             inputs that the model cannot run on, or a group that saw no data.
     """
-    collectors = {
-        range_key(group): make_collector(method) for plan in plans for group in plan.groups if group.fixed is None
-    }
-    observer = _Observer(gm, collectors)
+    groups = [group for plan in plans for group in plan.groups if group.fixed is None]
+    collectors = {range_key(group): make_collector(method) for group in groups}
+    observer = _Observer(gm, collectors, _useful_ranges(gm, groups))
     samples = 0
     with torch.no_grad():
         for batch in batches:
@@ -82,6 +82,16 @@ def calibrate(
     return CalibrationStats(str(method), samples, _ranges(collectors))
 
 
+def _useful_ranges(gm: fx.GraphModule, groups: Sequence[Group]) -> dict[RangeKey, Interval]:
+    """By what is observed; where plans differ in who reads it, what any of them needs."""
+    found: dict[RangeKey, Interval] = {}
+    for group in groups:
+        low, high = useful_range(gm, group)
+        before = found.get(range_key(group), (low, high))
+        found[range_key(group)] = min(low, before[0]), max(high, before[1])
+    return found
+
+
 def _run(observer: _Observer, batch: Sequence[Tensor], samples: int) -> None:
     try:
         observer.run(*(_channels_last(tensor) for tensor in batch))
@@ -93,13 +103,18 @@ def _run(observer: _Observer, batch: Sequence[Tensor], samples: int) -> None:
 
 
 class _Observer(fx.Interpreter):
-    def __init__(self, gm: fx.GraphModule, collectors: Mapping[RangeKey, Collector]) -> None:
+    def __init__(
+        self,
+        gm: fx.GraphModule,
+        collectors: Mapping[RangeKey, Collector],
+        useful: Mapping[RangeKey, Interval],
+    ) -> None:
         super().__init__(gm)
         self.extra_traceback = False  # fx would add its own lines to every message
-        self._collectors: dict[str, list[Collector]] = {}
-        for (observed, _), collector in collectors.items():
-            for name in observed:
-                self._collectors.setdefault(name, []).append(collector)
+        self._collectors: dict[str, list[tuple[Collector, Interval]]] = {}
+        for key, collector in collectors.items():
+            for name in key[0]:
+                self._collectors.setdefault(name, []).append((collector, useful[key]))
         self._constants_seen: set[str] = set()
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -114,8 +129,8 @@ class _Observer(fx.Interpreter):
         if n.op == "get_attr":
             self._constants_seen.add(n.name)
         try:
-            for collector in self._collectors[n.name]:
-                collector.observe(result)
+            for collector, useful in self._collectors[n.name]:
+                collector.observe(result if useful == EVERYTHING else result.clamp(*useful))
         except CalibrationError as error:
             raise CalibrationError(f"Calibration of {describe(n)}: {error}") from error
         return result
