@@ -128,14 +128,14 @@ def run_passes(
         result = _run_one(gm, item, ctx, report, before)
         if result.changes and ctx.example_inputs and item.numerics != "changes":
             assert reference is not None
-            after = evaluate(gm, ctx.example_inputs)
-            error = relative_error(after, reference)
+            outputs = evaluate(gm, ctx.example_inputs)
+            error = relative_error(outputs, reference)
             report.max_error[name] = error
             if broken := _broken_promise(item.numerics, error):
                 before.restore(gm, ctx)
                 result = PassResult(0, result.skipped, broken)
             else:
-                reference = after
+                reference = outputs
         elif result.changes:
             reference = None
         report.results[name] = result
