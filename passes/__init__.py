@@ -2,8 +2,9 @@
 
 from .canonicalize import Canonicalize
 from .clean_qdq import CleanQdq
+from .correct_bias import CorrectBias
 from .fold_batch_norm import FoldBatchNorm
 from .fuse_activation import FuseActivation
 from .insert_qdq import InsertQdq
 
-__all__ = ["Canonicalize", "CleanQdq", "FoldBatchNorm", "FuseActivation", "InsertQdq"]
+__all__ = ["Canonicalize", "CleanQdq", "CorrectBias", "FoldBatchNorm", "FuseActivation", "InsertQdq"]

@@ -109,7 +109,7 @@ class _Insertion:
         qp = weight_qparams(weight, op.weight, info.out_axis, input_scale, bias, op.weight_range)
         node.update_arg(info.weight, self._dequantized_constant(source, qp, node))
         if isinstance(bias_source, fx.Node):
-            bias_qp = _bias_qparams(qp, input_scale)
+            bias_qp = bias_qparams(qp, input_scale)
             node.update_arg(info.bias, self._dequantized_constant(bias_source, bias_qp, node))
 
     def _dequantized_constant(self, source: fx.Node, qp: QParams, before: fx.Node) -> fx.Node:
@@ -157,7 +157,7 @@ def weight_qparams(
     return choose_qparams(-largest.item(), largest.item(), spec)
 
 
-def _bias_qparams(weight_qp: QParams, input_scale: float) -> QParams:
+def bias_qparams(weight_qp: QParams, input_scale: float) -> QParams:
     """int32 with zero point 0 and scale f32(s_x·s_w), per channel or per tensor as the weight."""
     scale = weight_qp.scale_tensor() * torch.tensor(input_scale)
     axis = 0 if weight_qp.per_channel else None

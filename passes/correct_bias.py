@@ -1,0 +1,216 @@
+"""Quantization shifts the mean of a layer's output; put the shift back into its bias.
+
+Empirical: layer after layer through the integer simulation of the target itself, all earlier layers corrected
+already. For each convolution, transposed convolution and linear that runs on integers, d = the float layer's
+output before its activation minus what the integer inputs and the integer weights give, averaged over samples
+and positions for each output channel; bias += d. The bias is stored as the target takes it (float32, or int32 of
+scale s_x·s_w), and the walk goes on with the stored one, so later layers see its rounding. A layer without a bias
+gets one; a bias that other layers read too is copied first.
+
+The mean over few samples is an estimate: with standard error e (from the spread over samples) d is shrunk by
+1 - e²/d², and to zero below e (James and Stein, 1961, positive part), so that noise is not written into a bias
+and a second run changes nothing.
+
+Nagel et al., *Data-Free Quantization* (2019), §4.2 and appendix D.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from ..compiler.ir.constants import add_constant, constant, set_constant
+from ..compiler.ir.nodes import sole_user
+from ..compiler.ir.ops import OPS, bound_args
+from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
+from ..compiler.ir.qops import is_dequantize
+from ..compiler.ir.stages import Stage
+from ..compiler.quant.program import IntegerStep, build_program
+from ..compiler.quant.qnodes import insert_constant_dequantize
+from ..compiler.quant.walk import FloatWalk, samples_within, walk
+from .insert_qdq import bias_qparams
+
+_MEMORY = 2**30  # bytes that the values of all samples may take together
+_LARGEST_BIAS = 2**30  # of an int32 bias: the accumulator needs room for the sum
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectBias:
+    """Move every layer's mean error into its bias, measured on up to `samples` calibration samples."""
+
+    samples: int = 64
+
+    name: ClassVar[str] = "correct-bias"
+    requires: ClassVar[Stage] = Stage.QUANTIZED
+    ensures: ClassVar[Stage] = Stage.QUANTIZED
+    numerics: ClassVar[Numerics] = "changes"
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
+        if (reason := _missing(ctx)) is not None:
+            return PassResult(0, (Skip("all layers", reason),))
+        assert ctx.target is not None
+        assert ctx.reference is not None
+        batches = list(_take(ctx, self.samples))
+        if sum(len(batch[0]) for batch in batches) < 2:
+            reason = "it takes 2 calibration samples or more to tell an error from noise"
+            return PassResult(0, (Skip("all layers", reason),))
+        program = build_program(gm, ctx.target, ctx.kept)
+        layers = [
+            step.anchor.name
+            for step in program.steps
+            if isinstance(step, IntegerStep) and step.anchor.target in OPS
+        ]
+        correction = _Correction(FloatWalk(ctx.reference, batches, layers), ctx.target.bias == "int32")
+        walk(program, batches, correction.visit, ctx.progress)
+        for step in correction.corrected:
+            _store(gm, step)
+        return PassResult(len(correction.corrected), tuple(correction.skipped))
+
+
+def _missing(ctx: PassContext) -> str | None:
+    """Why nothing can be measured."""
+    if ctx.target is None:
+        return "no target is given, whose arithmetic the correction is for"
+    if ctx.reference is None:
+        return "the float graph is not known, against which errors are measured"
+    if ctx.batches is None:
+        return "there are no calibration samples to measure errors on"
+    return None
+
+
+def _take(ctx: PassContext, samples: int) -> Iterator[tuple[Tensor, ...]]:
+    """The first batches of together at most `samples` that fit the memory; one at least."""
+    assert ctx.batches is not None
+    assert ctx.reference is not None
+    left = min(samples, samples_within(ctx.reference, _MEMORY))
+    for batch in ctx.batches():
+        yield batch
+        left -= len(batch[0])
+        if left < len(batch[0]):
+            return
+
+
+@dataclass(slots=True)
+class _Correction:
+    """Visits the layers in order; holds the steps whose bias changed and the layers that keep theirs."""
+
+    floats: FloatWalk
+    integer_bias: bool
+    corrected: list[IntegerStep] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    biases: dict[fx.Node, Tensor | None] = field(default_factory=dict)
+
+    def visit(self, step: IntegerStep, inputs: Sequence[Sequence[Tensor]]) -> IntegerStep:
+        if step.anchor in self.biases:  # quantized twice, with other parameters
+            return dataclasses.replace(step, bias=self.biases[step.anchor])
+        wanted = self.floats.value(step.anchor.name)
+        differences = [
+            _channel_means(step, value) - _channel_means(step, _accumulate(step, x)) * _scale(step)
+            for value, x in zip(wanted, inputs[0], strict=True)
+        ]
+        missing = torch.cat(differences)
+        if step.bias is not None:
+            missing = missing - _bias_value(step)
+        bias = _new_bias(step, missing, self.integer_bias)
+        self.biases[step.anchor] = step.bias if bias is None else bias
+        if bias is None:
+            self.skipped.append(Skip(step.anchor.name, "its mean error is within the noise of the samples"))
+            return step
+        changed = dataclasses.replace(step, bias=bias)
+        self.corrected.append(changed)
+        return changed
+
+
+def _accumulate(step: IntegerStep, x: Tensor) -> Tensor:
+    """The layer's sums of integers, in float32; they enter a mean only, so that the last bits do not matter."""
+    assert step.weight is not None
+    centered = (x.to(torch.int32) - step.in_qparams[0].zero_point[0]).float()
+    attrs = {key: value for key, value in step.attrs.items() if key != "bias"}
+    return step.anchor.target(centered, step.weight.float(), None, **attrs)  # type: ignore[operator]
+
+
+def _channel_means(step: IntegerStep, value: Tensor) -> Tensor:
+    """Means over positions, float64 [samples, out]; a value without a batch axis is one sample."""
+    spatial = OPS[step.anchor.target].spatial  # type: ignore[index]
+    last = value.movedim(-1 - spatial, -1)
+    samples = value.shape[0] if value.ndim >= spatial + 2 else 1
+    return last.reshape(samples, -1, last.shape[-1]).mean(1, dtype=torch.float64)
+
+
+def _scale(step: IntegerStep) -> Tensor:
+    """What one unit of the sums is worth: float64 [out] or [1]."""
+    assert step.weight_qparams is not None
+    product = step.weight_qparams.scale_tensor() * step.in_qparams[0].scale_tensor()
+    return product.double()
+
+
+def _bias_value(step: IntegerStep) -> Tensor:
+    assert step.bias is not None
+    return step.bias.double() * (1.0 if step.bias.is_floating_point() else _scale(step))
+
+
+def _new_bias(step: IntegerStep, missing: Tensor, integer_bias: bool) -> Tensor | None:
+    """The bias with the mean of `missing` [samples, out] added, in the form it is stored; None if that is it."""
+    delta = shrunk(missing)
+    old = torch.zeros_like(delta) if step.bias is None else _bias_value(step)
+    integer = integer_bias if step.bias is None else not step.bias.is_floating_point()
+    if integer:
+        units = ((old + delta) / _scale(step)).round()
+        bias = units.clamp(-_LARGEST_BIAS, _LARGEST_BIAS).to(torch.int32)
+    else:
+        bias = (old + delta).float()
+    before = torch.zeros_like(bias) if step.bias is None else step.bias
+    return None if torch.equal(bias, before) else bias
+
+
+def shrunk(missing: Tensor) -> Tensor:
+    """The mean over samples, shrunk by its own uncertainty; a single sample says nothing of that."""
+    mean, count = missing.mean(0), len(missing)
+    if count == 1:
+        return torch.zeros_like(mean)
+    error = missing.var(0) / count
+    keep = 1 - error / mean.square().clamp(min=torch.finfo(torch.float64).tiny)
+    return mean * keep.clamp(min=0)
+
+
+def _store(gm: fx.GraphModule, step: IntegerStep) -> None:
+    """Put the step's bias into the graph: under its own name, or a new one where it has none or shares it."""
+    node, info, bias = step.anchor, OPS[step.anchor.target], step.bias  # type: ignore[index]
+    assert bias is not None
+    args = list(bound_args(node).values())
+    stored = _own_constant(gm, node, args[info.bias])
+    if stored is not None and constant(gm, stored).dtype is bias.dtype:  # type: ignore[union-attr]
+        set_constant(gm, str(stored.target), bias)
+        return
+    name = _bias_name(args[info.weight], args[info.bias])
+    if bias.is_floating_point():
+        args[info.bias] = add_constant(gm, name, bias, node)
+    else:
+        assert step.weight_qparams is not None
+        qp = bias_qparams(step.weight_qparams, step.in_qparams[0].scale[0])
+        args[info.bias] = insert_constant_dequantize(gm, f"{name}_quantized", bias, qp, node)
+    node.args = tuple(args)
+
+
+def _own_constant(gm: fx.GraphModule, node: fx.Node, bias: object) -> fx.Node | None:
+    """The constant behind a bias argument, if nothing but `node` reads it."""
+    if not isinstance(bias, fx.Node) or sole_user(bias) is not node:
+        return None
+    stored = bias.args[0] if is_dequantize(bias) else bias
+    assert isinstance(stored, fx.Node)
+    return stored if len(stored.users) == 1 else None
+
+
+def _bias_name(weight: fx.Node, bias: fx.Node | None) -> str:
+    """`a.bias` for the layer of `a.weight_quantized`, or the name that the float bias has."""
+    stored = weight.args[0] if bias is None else bias.args[0] if is_dequantize(bias) else bias
+    assert isinstance(stored, fx.Node)
+    name = str(stored.target).removesuffix("_quantized")
+    if bias is not None:
+        return name
+    return f"{name.removesuffix('weight')}bias" if name.endswith("weight") else f"{name}_bias"
