@@ -1,0 +1,306 @@
+"""Where a target's loss comes from: by layer, by pass, and the first layer that it is owed to.
+
+Each integer value of the program is compared, dequantized, with the value of the same name in the float graph
+that it was made of: once as the program computes it (with the error of everything before it), once computed from
+the float values themselves, quantized (the error of this layer alone). Weights are compared with the float ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..ir.constants import constant
+from ..ir.nodes import module_path, output_node, placeholders
+from ..ir.ops import OPS, op_name
+from ..ir.passes import evaluate, flatten_tensors
+from ..ir.progress import Progress, Silent
+from ..quant.program import IntegerStep, Program, QuantizeStep
+from ..quant.qparams import dequantize
+from ..quant.simulate import run_node, simulate
+from .ablation import PassEffect
+from .loss import ErrorSums, Loss, OutputLoss, finite_or_none
+from .lower import FloatModel
+
+SCHEMA_VERSION = 1
+
+# Values whose samples are held at once, in bytes.
+_BUDGET = 2**28
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """One integer value: the node that gives it and its module; SQNR in dB and cosine of the accumulated error and
+    of the layer's own; the SQNR of its weight. What cannot be told is None."""
+
+    value: str
+    node: str
+    module: str
+    op: str
+    sqnr: float
+    cosine: float | None
+    own_sqnr: float
+    own_cosine: float | None
+    weight_sqnr: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """The first layer after which `share` of the output's noise is there when everything behind it runs in float;
+    `before` is the share without it."""
+
+    node: str
+    module: str
+    before: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`passes` as `PassWatch.effects`; `layers` in the order of execution, measured on `samples` samples; `loss`
+    of the final program on those; `culprit` None where nothing is lost."""
+
+    target: str
+    samples: int
+    passes: tuple[PassEffect, ...]
+    layers: tuple[LayerError, ...]
+    loss: Loss
+    culprit: Culprit | None
+
+    def worst_pass(self) -> tuple[PassEffect, float] | None:
+        """The pass after which the outputs' SQNR fell most, and by how many dB; None where none fell by 1 dB."""
+        steps = [(after, fall) for after, fall in self._falls() if fall >= 1]
+        return max(steps, key=lambda step: step[1], default=None)
+
+    def _falls(self) -> Iterator[tuple[PassEffect, float]]:
+        known = [effect for effect in self.passes if effect.loss is not None]
+        for before, after in itertools.pairwise(known):
+            assert before.loss is not None
+            assert after.loss is not None
+            if before.loss.sqnr != after.loss.sqnr:
+                yield after, before.loss.sqnr - after.loss.sqnr
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; an SQNR (dB) is null where nothing differs or the float value is zero."""
+        worst = self.worst_pass()
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "target": self.target,
+            "samples": self.samples,
+            "loss": _loss_json(self.loss),
+            "passes": [_pass_json(effect) for effect in self.passes],
+            "layers": [_layer_json(layer) for layer in self.layers],
+            "worst_pass": None if worst is None else {"name": worst[0].name, "fall_db": finite_or_none(worst[1])},
+            "culprit": None if self.culprit is None else _culprit_json(self.culprit),
+        }
+
+
+def explain(
+    model: FloatModel,
+    program: Program,
+    batches: Iterable[tuple[Tensor, ...]],
+    passes: Sequence[PassEffect] = (),
+    progress: Progress | None = None,
+) -> Explanation:
+    """Compare `program` with the float graph of `model`, value by value, over `batches`: a few samples are enough.
+
+    Values that the float graph does not have under the same name and shape are left out.
+    """
+    progress = progress or Silent()
+    values = _matched(model.gm, program)
+    accumulated = {name: ErrorSums() for name in values}
+    own = {name: ErrorSums() for name in values}
+    loss, samples, first = OutputLoss(), 0, None
+    with torch.no_grad(), progress.track("explain layers") as advance:
+        for batch in batches:
+            for part in _within_budget(model.gm, batch):
+                first = first or part
+                _compare(model.gm, program, part, values, accumulated, own)
+                outputs = simulate(program, part).outputs
+                loss.add(flatten_tensors(list(outputs.values())), evaluate(model.gm, part))
+                samples += len(part[0])
+                advance(samples)
+        culprit = None if first is None else _find_culprit(model.gm, program, first, values)
+    layers = tuple(_layer(model.gm, program, name, accumulated[name], own[name]) for name in values)
+    return Explanation(program.spec.name, samples, tuple(passes), layers, loss.result(), culprit)
+
+
+def _matched(gm: fx.GraphModule, program: Program) -> dict[str, str]:
+    """Integer value -> the float graph's value of the same name that it stands for, in order of execution."""
+    names = {node.name for node in gm.graph.nodes}
+    quantizers = {node.name: node for node in program.gm.graph.nodes}
+    found = {}
+    for value in program.integer_values():
+        source = quantizers[value].args[0]
+        if isinstance(source, fx.Node) and source.name in names:
+            found[value] = source.name
+    return found
+
+
+def _within_budget(gm: fx.GraphModule, batch: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    """The batch in parts whose values, all held at once, take about `_BUDGET` bytes; whole if it cannot be cut."""
+    sample = 0
+    for node in gm.graph.nodes:
+        meta = node.meta.get("val")
+        if isinstance(meta, Tensor) and meta.ndim and node.op == "call_function":
+            sample += 4 * int(torch.Size([size for size in meta.shape[1:] if isinstance(size, int)]).numel())
+    fixed = any(isinstance(node.meta["val"].shape[0], int) for node in placeholders(gm) if node.meta["val"].ndim)
+    size = len(batch[0]) if fixed else max(1, _BUDGET // max(1, sample))
+    yield from zip(*(tensor.split(size) for tensor in batch), strict=True)
+
+
+def _compare(
+    gm: fx.GraphModule,
+    program: Program,
+    batch: tuple[Tensor, ...],
+    values: dict[str, str],
+    accumulated: Mapping[str, ErrorSums],
+    own: Mapping[str, ErrorSums],
+) -> None:
+    floats = _float_values(gm, batch, set(values.values()))
+    qparams = program.integer_values()
+    result = simulate(program, batch, keep=list(values)).integers
+    for value in [name for name in values if result[name].shape != floats[values[name]].shape]:
+        del values[value]
+    for value, name in values.items():
+        accumulated[value].add(dequantize(result[value], qparams[value]), floats[name])
+    forced = {value: program.spec.quantize(floats[name], qparams[value]) for value, name in values.items()}
+    result = simulate(program, batch, keep=list(values), forced=forced).integers
+    for value, name in values.items():
+        own[value].add(dequantize(result[value], qparams[value]), floats[name])
+
+
+def _float_values(gm: fx.GraphModule, batch: tuple[Tensor, ...], wanted: set[str]) -> dict[str, Tensor]:
+    """The values called `wanted`, each run once; everything is held."""
+    values: dict[str, Any] = {n.name: x for n, x in zip(placeholders(gm), batch, strict=True)}
+    for node in gm.graph.nodes:
+        if node.op == "call_function":
+            values[node.name] = run_node(gm, node, values)
+    return {name: values[name] for name in wanted}
+
+
+def _find_culprit(
+    gm: fx.GraphModule, program: Program, batch: tuple[Tensor, ...], values: Mapping[str, str]
+) -> Culprit | None:
+    """Bisect: integers up to a value, float from there on. Half of the noise comes in between two neighbours."""
+    names, qparams = list(values), program.integer_values()
+    kept = simulate(program, batch, keep=names).integers
+    small = {name: kept[name].to(qparams[name].dtype) for name in names}
+    expected = evaluate(gm, batch)
+
+    def noise(count: int) -> float:
+        known = {values[name]: dequantize(small[name], qparams[name]) for name in names[:count]}
+        loss = OutputLoss()
+        loss.add(_run_from(gm, batch, known), expected)
+        return loss.result().noise
+
+    total = noise(len(names)) if names else 0.0
+    if total == 0:
+        return None
+    low, high, below, above = 0, len(names), 0.0, total
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = noise(middle)
+        if found >= total / 2:
+            high, above = middle, found
+        else:
+            low, below = middle, found
+    node = _producer(program, _steps(program)[names[high - 1]])
+    return Culprit(node.name, module_path(node), below / total, above / total)
+
+
+def _run_from(gm: fx.GraphModule, batch: tuple[Tensor, ...], known: Mapping[str, Tensor]) -> list[Tensor]:
+    """The float graph's outputs where the values in `known` are given."""
+    values: dict[str, Any] = {n.name: x for n, x in zip(placeholders(gm), batch, strict=True)}
+    values |= known
+    for node in gm.graph.nodes:
+        if node.op == "call_function" and node.name not in known:
+            values[node.name] = run_node(gm, node, values)
+    outputs = fx.map_arg(output_node(gm).args[0], lambda node: values.get(node.name, constant(gm, node)))
+    return flatten_tensors(outputs)
+
+
+def _steps(program: Program) -> dict[str, IntegerStep | QuantizeStep]:
+    """What computes each integer value."""
+    return {step.name: step for step in program.steps if isinstance(step, IntegerStep | QuantizeStep)}
+
+
+def _producer(program: Program, step: IntegerStep | QuantizeStep) -> fx.Node:
+    """The node whose result a step gives as integers."""
+    if isinstance(step, IntegerStep):
+        return step.anchor
+    return next(node for node in program.gm.graph.nodes if node.name == step.source)
+
+
+def _layer(gm: fx.GraphModule, program: Program, value: str, accumulated: ErrorSums, own: ErrorSums) -> LayerError:
+    step = _steps(program)[value]
+    node = _producer(program, step)
+    return LayerError(
+        value,
+        node.name,
+        module_path(node),
+        op_name(node.target).partition(".")[0] if node.op == "call_function" else node.op,
+        accumulated.sqnr,
+        accumulated.cosine,
+        own.sqnr,
+        own.cosine,
+        _weight_sqnr(gm, step) if isinstance(step, IntegerStep) else None,
+    )
+
+
+def _weight_sqnr(gm: fx.GraphModule, step: IntegerStep) -> float | None:
+    info = OPS.get(step.anchor.target)  # type: ignore[call-overload]
+    origin = next((node for node in gm.graph.nodes if node.name == step.anchor.name), None)
+    if info is None or origin is None or step.weight is None or step.weight_qparams is None:
+        return None
+    weight = constant(gm, origin.args[info.weight])
+    if weight is None or weight.shape != step.weight.shape:
+        return None
+    sums = ErrorSums()
+    sums.add(dequantize(step.weight, step.weight_qparams), weight)
+    return sums.sqnr
+
+
+def _loss_json(loss: Loss | None) -> dict[str, Any] | None:
+    if loss is None:
+        return None
+    changed = None if loss.changed is None else {"hits": loss.changed.hits, "total": loss.changed.total}
+    return {"sqnr_db": finite_or_none(loss.sqnr), "changed": changed}
+
+
+def _pass_json(effect: PassEffect) -> dict[str, Any]:
+    return {
+        "name": effect.name,
+        "stage": effect.stage,
+        "changes": effect.changes,
+        "max_error": effect.max_error,
+        "rolled_back": effect.rolled_back,
+        "loss": _loss_json(effect.loss),
+    }
+
+
+def _layer_json(layer: LayerError) -> dict[str, Any]:
+    return {
+        "node": layer.node,
+        "module": layer.module,
+        "op": layer.op,
+        "sqnr_db": finite_or_none(layer.sqnr),
+        "cosine": None if layer.cosine is None else round(layer.cosine, 6),
+        "own_sqnr_db": finite_or_none(layer.own_sqnr),
+        "own_cosine": None if layer.own_cosine is None else round(layer.own_cosine, 6),
+        "weight_sqnr_db": finite_or_none(layer.weight_sqnr),
+    }
+
+
+def _culprit_json(culprit: Culprit) -> dict[str, Any]:
+    return {
+        "node": culprit.node,
+        "module": culprit.module,
+        "before": round(culprit.before, 3),
+        "share": round(culprit.share, 3),
+    }
