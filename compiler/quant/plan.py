@@ -332,7 +332,7 @@ def _group(
         reason = "its values must share parameters, but one of them has fixed ones"
         _make_float(groups, reason, candidates, reasons)
         _drop_until_stable(candidates, reasons)
-    fixed, derived = _fixed_values(candidates), _derived_values(candidates)
+    fixed, derived = _fixed_values(candidates), _derived_values(candidates, groups)
     return tuple(
         Group(
             tuple(value.name for value in members),
@@ -358,10 +358,15 @@ def _fixed_values(candidates: Mapping[fx.Node, _Region]) -> dict[fx.Node, QParam
     }
 
 
-def _derived_values(candidates: Mapping[fx.Node, _Region]) -> set[fx.Node]:
+def _derived_values(candidates: Mapping[fx.Node, _Region], groups: _Union) -> set[fx.Node]:
     """Values whose numbers are all in the other members of their group."""
-    regions = [region for region in candidates.values() if region.rule.shared and not _adds_number(region.node)]
-    return {value for region in regions for value in region.outputs}
+    shared = [r for r in candidates.values() if r.rule.shared or _is_one_group(r, [*r.inputs, *r.outputs], groups)]
+    return {value for region in shared if not _adds_number(region.node) for value in region.outputs}
+
+
+def _is_one_group(region: _Region, values: Sequence[fx.Node], groups: _Union) -> bool:
+    """Whether the region is a concat and `values`, some of its own, share parameters."""
+    return region.node.target is aten.cat.default and len({groups.find(value) for value in values}) == 1
 
 
 def _adds_number(node: fx.Node) -> bool:
@@ -374,7 +379,8 @@ def _join_shared(candidates: Mapping[fx.Node, _Region]) -> _Union | _Region:
     """The groups, or the first region that would join a fixed value with one of other parameters."""
     groups, fixed = _Union(_values(candidates)), _fixed_values(candidates)
     for region in candidates.values():
-        if region.rule.shared:
+        # a concat of pieces of one value needs no parameters of its own
+        if region.rule.shared or _is_one_group(region, region.inputs, groups):
             if len({fixed.get(groups.find(value)) for value in region.inputs}) > 1:
                 return region
             groups.join([*region.inputs, *region.outputs])

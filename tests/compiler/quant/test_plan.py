@@ -83,6 +83,26 @@ def test_a_chain_of_clamps_is_fused():
         """)
 
 
+def test_bounds_by_channel_are_part_of_the_region_or_share_its_parameters():
+    def function(m, x):
+        y = torch.clamp(m.a(x).relu(), max=m.u)
+        return m.b(torch.clamp(F.max_pool2d(y, 2), max=m.u))
+
+    assert text(Calls(function, a=conv(), b=conv(), u=torch.ones(4, 1, 1))) == dedent("""\
+        plan for toy: 4 integer ops, 0 float
+          int8   conv2d + relu + clamp: x -> clamp
+          int8   max_pool2d: clamp -> max_pool2d
+          int8   clamp_1: max_pool2d -> clamp_1
+          int8   conv2d_1: clamp_1 -> conv2d_1
+          shared clamp, max_pool2d, clamp_1
+        """)
+
+
+def test_computed_bounds_stay_float():
+    model = Calls(lambda m, x: torch.clamp(m.a(x), max=x.mean((2, 3), keepdim=True)), a=conv())
+    assert "float  clamp: its bounds are computed, not constant\n" in text(model)
+
+
 CONCAT = Calls(lambda m, x: m.c(torch.cat([m.a(x), m.b(x), x], 1)), a=conv(), b=conv(), c=conv(12))
 
 
@@ -351,6 +371,15 @@ def test_concat_takes_float_data_too_if_one_input_is_integer():
     assert plan.ops["cat"].inputs == ("conv2d", "exp")
     float_only = plan_of(Calls(lambda m, x: torch.cat([x.exp(), x.exp()], 1)))
     assert float_only.floats[-1] == Skip("cat", "its inputs are float")
+
+
+def test_a_concat_of_pieces_of_one_value_shares_its_parameters():
+    model = Calls(lambda m, x: m.b(torch.cat([y := m.a(x), *y.split(2, 1)], 1)), a=conv(), b=conv(8))
+    plan = plan_of(model)
+    shared = next(group for group in plan.groups if "cat" in group.members)
+    assert (shared.members, shared.observed) == (("conv2d", "getitem", "getitem_1", "cat"), ("conv2d",))
+    other = Calls(lambda m, x: m.b(torch.cat([m.a(x), x], 1)), a=conv(), b=conv(8))
+    assert all(len(group.members) == 1 for group in plan_of(other).groups)
 
 
 def test_an_op_that_reads_a_graph_input_is_integer_on_the_way_to_an_op_with_weights():
