@@ -4,6 +4,7 @@ Dropped: dropout in eval mode, copies, casts to the same dtype; views, slices, p
 Normal forms (`_normal_forms.py`):
 
     relu6, clamp by two numbers          -> hardtanh(low, high), floats; clamp_min(0) -> relu
+    minimum, maximum, clamp by constants -> the same where the constant is one number, else clamp.Tensor
     conv with a padding string           -> conv with numbers, behind constant_pad_nd where "same" is lopsided
     convs, linear, pools, hardtanh       -> all arguments given, pool strides too
     pad(mode="constant")                 -> constant_pad_nd
@@ -32,7 +33,7 @@ from torch import fx
 from ..compiler.ir.ops import aten
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
-from . import _attention, _compose, _constant_calls, _core_aten, _normal_forms, _views
+from . import _attention, _clamps, _compose, _constant_calls, _core_aten, _normal_forms, _views
 from ._rewrite import replace
 
 # A rule looks at one node and gives the node whose value stands for it (itself if it was edited in place), None
@@ -97,6 +98,7 @@ def _table(*parts: Mapping[object, Rule]) -> dict[object, tuple[Rule, ...]]:
 _RULES = _table(
     _views.RULES,
     _normal_forms.RULES,
+    _clamps.RULES,
     _core_aten.RULES,
     _attention.RULES,
     {aten.mul.Tensor: _compose.gated},

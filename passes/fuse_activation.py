@@ -18,8 +18,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import fx
 
+from ..compiler.ir.clamps import tensor_bounds, unusable_bounds
 from ..compiler.ir.nodes import describe, inherit, sole_user
 from ..compiler.ir.ops import OPS, SAME_SIZE_VIEWS, aten, bound_args, clamp_bounds, op_name
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
@@ -113,6 +115,8 @@ def value_range(node: object) -> tuple[float, float]:
         return -math.inf, math.inf
     if (bounds := clamp_bounds(node)) is not None:
         return bounds
+    if node.target is aten.clamp.Tensor:
+        return _between_tensors(node)
     if node.target in _BOUNDED:
         return _BOUNDED[node.target]
     if node.target in SAME_SIZE_VIEWS or node.target in _MAX_POOLS:
@@ -121,6 +125,18 @@ def value_range(node: object) -> tuple[float, float]:
         ranges = [value_range(part) for part in node.args[0]]  # type: ignore[union-attr]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
     return -math.inf, math.inf
+
+
+def _between_tensors(node: fx.Node) -> tuple[float, float]:
+    """The range of a clamp by tensors: its input's, within the loosest of the bounds."""
+    low, high = value_range(node.args[0])
+    if unusable_bounds(node) is not None:
+        return -math.inf, math.inf
+    ends = torch.tensor([low, high])
+    for bound, narrow in zip(tensor_bounds(node), (torch.maximum, torch.minimum), strict=True):
+        if bound is not None:
+            ends = narrow(ends, bound.flatten()[:, None])
+    return float(ends[..., 0].min()), float(ends[..., 1].max())
 
 
 def _arrive(activation: fx.Node, value: object, reader: fx.Node) -> tuple[fx.Node, ...] | str:

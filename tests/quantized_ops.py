@@ -33,7 +33,8 @@ def qint8(scale: Tensor, axis: int | None = 0) -> QParams:
 
 @dataclass
 class OpCase:
-    """One op on integers: `call` puts it between the dequantized inputs (and weight) and its result."""
+    """One op on integers, between the dequantized inputs (and weight) and its result; a tensor among `args` or the
+    arguments of `activation` is a constant."""
 
     op: OpOverload
     inputs: Sequence[Tensor]
@@ -67,7 +68,8 @@ class OpCase:
             if self.piece is not None:
                 last = gm.graph.call_function(operator.getitem, (anchor, self.piece))
             if self.activation:
-                last = gm.graph.call_function(self.activation[0], (last, *self.activation[1:]))
+                constants = _constants(gm, self.activation[1:])
+                last = gm.graph.call_function(self.activation[0], (last, *constants))
         quantized = insert_quantize(gm, last, self.out_qparams)
         output.args = (insert_dequantize(gm, quantized, self.out_qparams, output),)
         gm.recompile()
@@ -91,7 +93,19 @@ class OpCase:
                 with gm.graph.inserting_before(anchor):
                     bias = gm.graph.get_attr("bias")
             operands.append(bias)
-        return (*operands, *self.args)
+        with gm.graph.inserting_before(anchor):
+            return (*operands, *_constants(gm, self.args))
+
+
+def _constants(gm: fx.GraphModule, args: Sequence[Any]) -> list[Any]:
+    """`args` with a stored constant for each tensor."""
+    stored: list[Any] = []
+    for index, arg in enumerate(args):
+        if isinstance(arg, Tensor):
+            gm.register_buffer(f"constant_{index}", arg)
+            arg = gm.graph.get_attr(f"constant_{index}")
+        stored.append(arg)
+    return stored
 
 
 def off_by(case: OpCase, backend: TorchScriptBackend, folder: Path, runs: int = 3) -> Tensor:

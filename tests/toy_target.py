@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from fxedge.compiler.ir.capture import capture
+from fxedge.compiler.ir.clamps import unusable_bounds
 from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.ops import aten
 from fxedge.compiler.ir.passes import PassContext, PassReport, run_passes
@@ -28,6 +29,7 @@ from fxedge.compiler.quant.arithmetic import (
     accumulate_linear,
     accumulate_matmul,
     channel_shape,
+    unchanged,
 )
 from fxedge.compiler.quant.calibrate import CalibrationStats, calibrate
 from fxedge.compiler.quant.collectors import CollectorMethod
@@ -115,7 +117,7 @@ def _shared(kernel: Kernel) -> OpRule:
     return OpRule(kernel, shared=True)
 
 
-CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default})
+CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.Tensor})
 OPS: Mapping[OpOverload, OpRule] = {
     aten.conv1d.default: OpRule(conv, fuses=CLAMPS),
     aten.conv2d.default: OpRule(conv, fuses=CLAMPS),
@@ -127,6 +129,7 @@ OPS: Mapping[OpOverload, OpRule] = {
     aten.cat.default: OpRule(in_float(lambda *parts, dim: torch.cat(parts, dim))),
     aten.relu.default: OpRule(in_float(aten.relu.default)),
     aten.hardtanh.default: OpRule(in_float(aten.hardtanh.default)),
+    aten.clamp.Tensor: OpRule(unchanged, shared=True, check=unusable_bounds),
     aten.mean.dim: OpRule(in_float(aten.mean.dim)),
     aten.sigmoid.default: OpRule(in_float(aten.sigmoid.default), fixed=PROBABILITY),
     aten.softmax.int: OpRule(in_float(aten.softmax.int), fixed=PROBABILITY),

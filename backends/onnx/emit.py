@@ -2,8 +2,9 @@
 
 An integer step becomes `DequantizeLinear -> op -> QuantizeLinear`, the form that onnxruntime fuses into its
 integer kernels; every reader has a dequantize node of its own. A fused activation that the output's range gives
-already leaves no trace; another one is an integer `Clip` after QuantizeLinear (in between it would break the
-fusion). `emit_integer` holds the few ops whose integer form differs from the float one.
+already leaves no trace; another one is an integer `Clip`, or `Max` and `Min` where each channel has its own bound,
+after QuantizeLinear (in between it would break the fusion). `emit_integer` holds the few ops whose integer form
+differs from the float one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import torch
 from onnx import helper
 from torch import Tensor, fx
 
+from ...compiler.ir.clamps import is_clamp
 from ...compiler.ir.constants import constant
 from ...compiler.ir.errors import UnsupportedOpsError
 from ...compiler.ir.nodes import flat_outputs, input_name, placeholders, sole_user
-from ...compiler.ir.ops import OPS, VIEWS, bound_args, clamp_bounds
+from ...compiler.ir.ops import OPS, VIEWS, bound_args
 from ...compiler.ir.qops import is_dequantize, is_quantize
 from ...compiler.quant.program import (
     DequantizeStep,
@@ -127,7 +129,7 @@ class Emitter:
         if written is None:
             floats = self.lower(step.anchor, step.anchor.name, self._integer_bias(step))
             written = self.quantize(floats, step.out_qparams, self.inner_name(step))
-        self.values[step.name] = self.clip(written, step)
+        self.values[step.name] = emit_integer.bound(self, step, written)
 
     def lower(self, node: fx.Node, name: str, replaced: dict[str, Value] | None = None) -> Any:
         """Write one aten op on float values; the value's name or names."""
@@ -186,17 +188,8 @@ class Emitter:
         return self._linear("QuantizeLinear", source, qp, name)
 
     def inner_name(self, step: IntegerStep) -> str:
-        """The name of a step's integers before its Clip, if it has one."""
-        full = (step.out_qparams.qmin, step.out_qparams.qmax)
-        return step.name if step.clamp == full else f"{step.name}/unclamped"
-
-    def clip(self, integers: str, step: IntegerStep) -> str:
-        """An integer Clip where the step's bounds are narrower than its dtype's."""
-        qp = step.out_qparams
-        if step.clamp == (qp.qmin, qp.qmax):
-            return integers
-        bounds = [self.writer.scalar(bound, qp.dtype) for bound in step.clamp]
-        return self.writer.op("Clip", [integers, *bounds], step.name)
+        """The name of a step's integers before its bounds, if it has any."""
+        return f"{step.name}/unclamped" if emit_integer.is_bounded(step) else step.name
 
     def finish(self, expose: Sequence[str]) -> bytes:
         outputs = []
@@ -275,6 +268,6 @@ def _lies_between_integers(node: fx.Node) -> bool:
     source, reader = node.args[0], sole_user(node)
     while isinstance(source, fx.Node) and source.target in VIEWS:
         source = source.args[0]
-    while reader is not None and (reader.target in VIEWS or clamp_bounds(reader) is not None):
+    while reader is not None and (reader.target in VIEWS or is_clamp(reader)):
         reader = sole_user(reader)
     return is_dequantize(source) and is_quantize(reader)

@@ -199,6 +199,17 @@ def clip(w: Writer, call: Call) -> str:
     return w.op("Clip", [x.name, *bounds], call.name)
 
 
+@lowerings.op(aten.clamp.Tensor)
+def clip_by_tensors(w: Writer, call: Call) -> str:
+    """clamp(x, min, max): the larger of x and min, then the smaller of that and max."""
+    kind = dtype(call.node)
+    value, given = _as(w, call.tensor("self"), kind), [key for key in ("min", "max") if call.args[key] is not None]
+    for key in given:
+        out = call.name if key == given[-1] else None
+        value = w.op({"min": "Max", "max": "Min"}[key], [value, _as(w, call.tensor(key), kind)], out)
+    return value
+
+
 @lowerings.op(aten.relu6.default)
 def relu6(w: Writer, call: Call) -> str:
     return w.op("Clip", [call.tensor("self").name, w.scalar(0.0), w.scalar(6.0)], call.name)

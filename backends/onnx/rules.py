@@ -16,8 +16,9 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from ...compiler.ir.clamps import unusable_bounds
 from ...compiler.ir.ops import bound_args
-from ...compiler.quant.arithmetic import move, piece, reshape
+from ...compiler.quant.arithmetic import move, piece, reshape, unchanged
 from ...compiler.quant.qparams import QParams, QSpec, quantize
 from ...compiler.quant.target import OpRule, TargetSpec
 from . import arithmetic
@@ -29,7 +30,7 @@ aten = torch.ops.aten
 UINT8 = QSpec(0, 255, torch.uint8)
 WEIGHT = QSpec(-127, 127, torch.int8, symmetric=True, per_channel=True)
 
-_CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default})
+_CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.clamp.Tensor})
 _PROBABILITY = QParams((1 / 256,), (0,), 0, 255, torch.uint8)
 _TANH = QParams((1 / 128,), (128,), 0, 255, torch.uint8)
 
@@ -190,6 +191,7 @@ def _elementwise() -> dict[OpOverload, OpRule]:
         aten.relu.default: clamp,
         aten.hardtanh.default: clamp,
         aten.clamp.default: clamp,
+        aten.clamp.Tensor: OpRule(unchanged, shared=True, check=unusable_bounds),
         aten.leaky_relu.default: OpRule(arithmetic.leaky_relu),
         aten.hardswish.default: OpRule(arithmetic.hardswish, tolerance=1),
         aten.hardsigmoid.default: OpRule(arithmetic.hardsigmoid, tolerance=1, fixed=arithmetic.GATE),
@@ -259,6 +261,7 @@ ONNX = TargetSpec(
     bias="int32",
     ops={**_products(), **_elementwise(), **_pools(), **_views()},
     quantize=quantize,
+    channel_clamp="fast",
     isa=("vnni",),
     notes=(
         "onnxruntime's u8·s8 kernels saturate int16 pair sums on x86 without VNNI (AVX2, AVX-512).",

@@ -18,7 +18,7 @@ from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, op_name
 from ...compiler.quant.arithmetic import static_sizes
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import QParams
-from . import deprecated
+from . import bounds, deprecated
 from .arithmetic import quantize
 from .builder import Builder
 from .grouping import ConvShape, Road, merge_groups, split_into_frames
@@ -34,7 +34,7 @@ _LOWERINGS: dict[OpOverload, Lowering] = {}
 
 def lower_integer(builder: Builder, step: IntegerStep) -> fx.Node:
     """The quint8 tensor that `step` computes, its clamp included."""
-    return _LOWERINGS[step.anchor.target](builder, step)  # type: ignore[index]
+    return bounds.within_channels(builder, step, _LOWERINGS[step.anchor.target](builder, step))  # type: ignore[index]
 
 
 def refusal(step: IntegerStep) -> str | None:
@@ -274,8 +274,8 @@ def _expand(b: Builder, step: IntegerStep) -> fx.Node:
     return b.call(aten.expand, *b.inputs(step), step.attrs["size"])
 
 
-@_lowers([aten.contiguous.default])
-def _contiguous(b: Builder, step: IntegerStep) -> fx.Node:
+@_lowers([aten.contiguous.default, aten.clamp.Tensor])
+def _unchanged(b: Builder, step: IntegerStep) -> fx.Node:
     (x,) = b.inputs(step)
     return x
 

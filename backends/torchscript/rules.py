@@ -15,11 +15,12 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.nn import functional as F
 
+from ...compiler.ir.clamps import unusable_bounds
 from ...compiler.ir.constants import constant
 from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, OPS, bound_args
 from ...compiler.ir.qops import is_dequantize, is_quantize
 from ...compiler.ir.shapes import tensor_meta
-from ...compiler.quant.arithmetic import Kernel, move, piece, reshape
+from ...compiler.quant.arithmetic import Kernel, move, piece, reshape, unchanged
 from ...compiler.quant.qparams import QParams, QSpec
 from ...compiler.quant.target import OpRule, Support, always
 from . import arithmetic
@@ -31,7 +32,7 @@ QUINT8 = QSpec(0, 255, torch.uint8)
 WEIGHT = QSpec(-127, 127, torch.int8, symmetric=True, per_channel=True)
 _WEIGHT_PER_TENSOR = QSpec(-127, 127, torch.int8, symmetric=True)
 
-_CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default})
+_CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.clamp.Tensor})
 _UNIT = QParams((1 / 256,), (0,), 0, 255, torch.uint8)
 _TANH = QParams((1 / 128,), (128,), 0, 255, torch.uint8)
 
@@ -93,6 +94,7 @@ def _elementwise() -> dict[OpOverload, OpRule]:
         aten.relu.default: clamp,
         aten.hardtanh.default: clamp,
         aten.clamp.default: clamp,
+        aten.clamp.Tensor: OpRule(unchanged, shared=True, check=unusable_bounds),
         aten.leaky_relu.default: OpRule(arithmetic.leaky_relu, tolerance=1),
         aten.hardswish.default: OpRule(arithmetic.elementwise(F.hardswish), tolerance=1),
         aten.hardsigmoid.default: OpRule(arithmetic.elementwise(F.hardsigmoid), tolerance=1, fixed=_UNIT),

@@ -88,6 +88,18 @@ SIZE_ARITHMETIC = frozenset(
 PYTHON_OPS = SIZE_ARITHMETIC | {operator.getitem}
 
 
+# Positions of the constant operands of ops that compute on one activation.
+_CONSTANT_OPERANDS: Mapping[object, frozenset[int]] = {
+    **{op: frozenset({info.weight, info.bias}) for op, info in OPS.items()},
+    aten.clamp.Tensor: frozenset({1, 2}),
+}
+
+
+def constant_operands(target: object) -> frozenset[int]:
+    """Positions of an op's constant operands: weight and bias, the bounds of a clamp by tensors."""
+    return _CONSTANT_OPERANDS.get(target, frozenset())
+
+
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
     """(low, high) of relu, hardtanh (relu6) or clamp by numbers; None for any other node."""
     inf = float("inf")

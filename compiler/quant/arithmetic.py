@@ -118,6 +118,11 @@ def lookup(call: KernelCall, function: Callable[[Tensor], Tensor], quantize: Cal
     return table[(call.inputs[0] - qp.qmin).long()]
 
 
+def unchanged(call: KernelCall) -> Tensor:
+    """The input's own integers: a clamp by tensors standing alone, whose bounds the step holds."""
+    return call.inputs[0].clamp(*call.clamp)
+
+
 def move(op: Callable[..., Tensor]) -> Kernel:
     """An op that only moves or selects elements, run on the integers; a symbolic size stands as -1."""
 

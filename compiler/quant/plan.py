@@ -18,10 +18,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import fx
 
+from ..ir.clamps import is_clamp
 from ..ir.constants import constant
 from ..ir.errors import InputError
 from ..ir.nodes import describe, sole_user
-from ..ir.ops import OPS, aten, bound_args, clamp_bounds, op_name
+from ..ir.ops import OPS, aten, bound_args, constant_operands, op_name
 from ..ir.passes import Skip
 from ..ir.shapes import tensor_meta
 from .layer_options import NO_MATCH, LayerOptions, calls_matching, layer_options
@@ -232,9 +233,9 @@ def _largest_sum(weight: torch.Tensor, out_axis: int) -> float:
 
 
 def activation_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The tensor arguments of a call, weight and bias excepted, in order (a list argument's members too)."""
-    info = OPS.get(node.target)  # type: ignore[call-overload]
-    skipped = {info.weight, info.bias} if info is not None else set()
+    """The tensor arguments of a call in order (a list argument's members too), constant operands excepted: weight,
+    bias, the bounds of a clamp."""
+    skipped = constant_operands(node.target)
     found: list[fx.Node] = []
     for position, argument in enumerate(node.args):
         if position in skipped:
@@ -247,7 +248,7 @@ def activation_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
 def _fused_after(node: fx.Node, rule: OpRule, kept: Mapping[fx.Node, str]) -> tuple[fx.Node, ...]:
     fused: list[fx.Node] = []
     last = node
-    while (user := sole_user(last)) is not None and user.target in rule.fuses and clamp_bounds(user):
+    while (user := sole_user(last)) is not None and user.target in rule.fuses and is_clamp(user):
         if user in kept:
             break
         fused.append(user)

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..ir.clamps import is_clamp, tensor_bounds
 from ..ir.constants import constant
 from ..ir.nodes import flat_outputs, sole_user
-from ..ir.ops import OPS, SIZE_ARITHMETIC, aten, bound_args, clamp_bounds
+from ..ir.ops import OPS, SIZE_ARITHMETIC, aten, bound_args, clamp_bounds, constant_operands
 from ..ir.qops import is_dequantize, is_quantize
 from .qnodes import read_qparams
 from .qparams import QParams, QSpec, dequantize
@@ -33,7 +34,8 @@ class IntegerStep:
     `name` is the quantize node's; `inputs` name the integer values (or constants) read, in argument order.
     `attrs` are the anchor's other arguments by schema name (symbolic sizes as nodes); for one piece of a split,
     `index` says which. `weight` is int8 in the anchor's layout; `bias` is float32 [out], or int32 [out] of scale
-    s_x·s_w where the target takes that and the graph has it.
+    s_x·s_w where the target takes that and the graph has it. Results lie within `clamp`; where clamps by tensors
+    say more, also within `channel_low` and `channel_high`, int32 that broadcast to the result.
     """
 
     name: str
@@ -48,6 +50,8 @@ class IntegerStep:
     weight_qparams: QParams | None
     bias: Tensor | None
     rule: OpRule
+    channel_low: Tensor | None = None
+    channel_high: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,7 @@ def _integer_step(gm: fx.GraphModule, quantize: fx.Node, spec: TargetSpec) -> In
     if not _takes(spec, rule, operands.in_qparams, out_qparams):
         return None
     attrs = {key: value for key, value in bound_args(anchor).items() if not _reads_tensor(value)}
+    clamp = _clamp(fused, out_qparams, spec)
     return IntegerStep(
         quantize.name,
         anchor,
@@ -150,12 +155,13 @@ def _integer_step(gm: fx.GraphModule, quantize: fx.Node, spec: TargetSpec) -> In
         operands.sources,
         operands.in_qparams,
         out_qparams,
-        _clamp(fused, out_qparams, spec),
+        clamp,
         attrs | ({} if index is None else {"index": index}),
         operands.weight,
         operands.weight_qparams,
         operands.bias,
         rule,
+        *_channel_bounds((anchor, *fused), clamp, out_qparams, spec),
     )
 
 
@@ -163,7 +169,7 @@ def _find_anchor(last: fx.Node, spec: TargetSpec) -> tuple[fx.Node, tuple[fx.Nod
     """Walk back from the quantized value over activations that the op before them fuses."""
     fused: list[fx.Node] = []
     node = last
-    while clamp_bounds(node) is not None and isinstance(node.args[0], fx.Node):
+    while is_clamp(node) and isinstance(node.args[0], fx.Node):
         producer = node.args[0]
         rule = _rule_before(producer, spec)
         if rule is None or node.target not in rule.fuses or sole_user(producer) is not node:
@@ -179,7 +185,7 @@ def _find_anchor(last: fx.Node, spec: TargetSpec) -> tuple[fx.Node, tuple[fx.Nod
 
 def _rule_before(node: fx.Node, spec: TargetSpec) -> OpRule | None:
     """The rule of the op that a chain of clamps starts from."""
-    while clamp_bounds(node) is not None and isinstance(node.args[0], fx.Node):
+    while is_clamp(node) and isinstance(node.args[0], fx.Node):
         if node.target in spec.ops and is_dequantize(node.args[0]):
             break
         node = node.args[0]
@@ -220,7 +226,7 @@ class _Operands:
 def _operands(gm: fx.GraphModule, anchor: fx.Node, rule: OpRule, spec: TargetSpec) -> _Operands | None:
     """What an integer kernel would read; None if any operand is float or of a form that it does not take."""
     info = OPS.get(anchor.target)  # type: ignore[call-overload]
-    positions = set() if info is None else {info.weight, info.bias}
+    positions = constant_operands(anchor.target)
     activations = [
         node for i, arg in enumerate(anchor.args) if i not in positions for node in _tensor_arguments(arg)
     ]
@@ -284,12 +290,26 @@ def _reads_tensor(value: object) -> bool:
 
 def _clamp(fused: tuple[fx.Node, ...], qp: QParams, spec: TargetSpec) -> tuple[int, int]:
     low, high = qp.qmin, qp.qmax
-    for node in fused:
-        bounds = clamp_bounds(node)
-        assert bounds is not None
+    for bounds in filter(None, map(clamp_bounds, fused)):
         integers = spec.quantize(torch.tensor(bounds, dtype=torch.float32), qp).tolist()
         low, high = min(max(low, integers[0]), qp.qmax), max(min(high, integers[1]), qp.qmin)
     return low, high
+
+
+def _channel_bounds(
+    region: tuple[fx.Node, ...], clamp: tuple[int, int], qp: QParams, spec: TargetSpec
+) -> tuple[Tensor | None, Tensor | None]:
+    """What the clamps of a region, one of them by tensors, leave one after the other, where `clamp` is wider."""
+    if not any(node.target is aten.clamp.Tensor for node in region):
+        return None, None
+    low, high = torch.tensor(qp.qmin, dtype=torch.int32), torch.tensor(qp.qmax, dtype=torch.int32)
+    for node in region:
+        given = tensor_bounds(node) if node.target is aten.clamp.Tensor else clamp_bounds(node)
+        for bound, narrow in zip(given or (), (torch.maximum, torch.minimum), strict=False):
+            if bound is not None:
+                integers = spec.quantize(torch.as_tensor(bound, dtype=torch.float32), qp)
+                low, high = narrow(low, integers), narrow(high, integers)
+    return (low if bool((low > clamp[0]).any()) else None, high if bool((high < clamp[1]).any()) else None)
 
 
 def _absorbed(steps: Collection[IntegerStep]) -> set[fx.Node]:

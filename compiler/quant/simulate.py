@@ -64,7 +64,7 @@ def simulate(
 
 def run_integer_step(step: IntegerStep, inputs: Sequence[Tensor], attrs: Mapping[str, Any]) -> Tensor:
     """The integers that `step` gives for the integers `inputs`, int32; `attrs` are its arguments as numbers."""
-    return step.rule.kernel(
+    result = step.rule.kernel(
         KernelCall(
             tuple(value.to(torch.int32) for value in inputs),
             step.in_qparams,
@@ -76,6 +76,9 @@ def run_integer_step(step: IntegerStep, inputs: Sequence[Tensor], attrs: Mapping
             step.bias,
         )
     )
+    if step.channel_low is None and step.channel_high is None:
+        return result
+    return result.clamp(step.channel_low, step.channel_high)
 
 
 def run_step(program: Program, step: Step, values: Mapping[str, Any]) -> Any:

@@ -147,6 +147,38 @@ CASES = [
         return %6
         """,
     ),
+    Case(
+        "useless after bounds by channel",
+        Calls(
+            lambda m, x: F.hardtanh(F.relu(torch.minimum(F.relu(m.c(x)), m.u)), 0.0, 2.5),
+            u=torch.tensor([0.5, 2.0, 2.5, 0.0]).reshape(4, 1, 1),
+            **_convs(),
+        ),
+        2,
+        """
+        %0 = input x
+        %1 = conv2d.default(%0, @c.weight, @c.bias, [1, 1], [0, 0], [1, 1], 1)
+        %2 = relu.default(%1)
+        %3 = clamp.Tensor(%2, None, @u)
+        return %3
+        """,
+    ),
+    Case(
+        "useful after bounds by channel",
+        Calls(
+            lambda m, x: F.hardtanh(F.relu(torch.maximum(m.c(x), m.u)), 0.0, 2.5),
+            u=torch.tensor([0.5, 2.0, -0.5, 3.0]).reshape(4, 1, 1),
+            **_convs(),
+        ),
+        1,
+        """
+        %0 = input x
+        %1 = conv2d.default(%0, @c.weight, @c.bias, [1, 1], [0, 0], [1, 1], 1)
+        %2 = clamp.Tensor(%1, @u, None)
+        %3 = hardtanh.default(%2, 0, 2.5)
+        return %3
+        """,
+    ),
 ]
 
 

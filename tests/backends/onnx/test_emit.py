@@ -115,6 +115,30 @@ INTEGER: dict[str, tuple[nn.Module, set[str]]] = {
     "relu": (Between(lambda x: F.relu(x)), {"QLinearConv"}),
     "relu6-inside-the-range": (Between(lambda x: F.relu6(x * 20)), {"QLinearConv"}),
     "clamp": (Between(lambda x: torch.clamp(x, -0.3, 0.2)), {"QLinearConv"}),
+    "clamp-by-channel": (
+        Between(lambda x: torch.clamp(F.relu(x), max=torch.linspace(0.01, 0.3, 8).reshape(8, 1, 1))),
+        {"QLinearConv", "Min"},
+    ),
+    "clamp-by-channel-both-sides": (
+        Between(
+            lambda x: torch.clamp(
+                x, torch.linspace(-0.3, 0.0, 8).reshape(8, 1, 1), torch.linspace(0.3, 0.1, 8).reshape(1, 8, 1, 1)
+            )
+        ),
+        {"QLinearConv", "Max", "Min"},
+    ),
+    "clamp-by-channel-of-shared": (
+        Between(lambda x: torch.minimum(F.max_pool2d(x, 2), torch.linspace(0.0, 0.3, 8).reshape(8, 1, 1))),
+        {"NhwcMaxPool", "Min"},
+    ),
+    "clamp-by-channel-without-effect": (
+        Between(lambda x: torch.minimum(F.max_pool2d(x, 2), torch.arange(8.0).reshape(8, 1, 1) + 9)),
+        {"NhwcMaxPool"},
+    ),
+    "clamp-of-features": (
+        ToLinear(lambda x: torch.minimum(x.mean((2, 3)), torch.linspace(0.0, 0.1, 8)), 8),
+        {"QLinearGlobalAveragePool", "Min"},
+    ),
     "relu-of-shared": (Between(lambda x: F.relu(F.max_pool2d(x, 2))), {"NhwcMaxPool"}),
     "leaky": (Between(lambda x: F.leaky_relu(x, 0.1)), {"QLinearLeakyRelu"}),
     "hardswish": (Between(F.hardswish), {"QLinearAdd", "QLinearMul"}),
@@ -237,6 +261,9 @@ FLOAT: dict[str, Callable[..., Any]] = {
     "powers": lambda x: x**2 + (x.abs() + 1).sqrt() + torch.rsqrt(x.abs() + 1) + x.abs() ** 1.5,
     "exponentials": lambda x: torch.exp(-x.abs()) + torch.log(x.abs() + 1) + torch.erf(x) + x.sin() + x.cos(),
     "activations": lambda x: F.silu(x) + F.hardswish(x) + F.mish(x) + F.elu(x) + F.softplus(x) + F.gelu(x),
+    "clamps by tensors": lambda x: (
+        torch.clamp(x, -x.abs(), x[:1].mean((2, 3), keepdim=True)) + x.clamp(max=x.mean())
+    ),
     "clamps": lambda x: x.clamp(-1, 1) + x.clamp(min=0.1) + x.clamp(max=0.3) + F.relu6(x) + F.hardtanh(x),
     "softmaxes": lambda x: x.softmax(1) + x.log_softmax(-1),
     "comparisons": lambda x: torch.where((x > 0.1) & ~(x <= 0.5), x, -x) + x.ge(0).to(x.dtype),

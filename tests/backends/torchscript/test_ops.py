@@ -135,6 +135,7 @@ ACTIVATIONS = {
     "relu6 beyond the range": (aten.hardtanh.default, 0.0, 6e5),
     "clamp": (aten.clamp.default, -0.02, 0.03),
     "clamp from above zero": (aten.clamp.default, 0.01, None),
+    "clamp by channel": (aten.clamp.Tensor, None, torch.linspace(-0.01, 0.05, 8).reshape(8, 1, 1)),
 }
 
 
@@ -318,6 +319,7 @@ MOVES = {
     "relu": (aten.relu.default, ()),
     "hardtanh": (aten.hardtanh.default, (-0.4, 1.1)),
     "clamp": (aten.clamp.default, (None, 0.7)),
+    "clamp by channel": (aten.clamp.Tensor, (None, torch.linspace(-5, 6, 40).reshape(40, 1, 1))),
     "view": (aten.view.default, ([2, -1],)),
     "reshape": (aten.reshape.default, ([-1, 4, 10, 7, 6],)),
     "flatten": (aten.flatten.using_ints, (1,)),
@@ -336,6 +338,32 @@ MOVES = {
 def test_pools_and_moves_are_exact(name: str, tmp_path: Path) -> None:
     op, args = MOVES[name]
     assert not off_by(pooled(op, args), fbgemm, tmp_path).any()
+
+
+# Images below and above the size from which bounds by channel go through batch_norm2d; a bound for each row too.
+BOUNDED = {
+    "small": ((2, 20, 7, 6), (20, 1, 1)),
+    "large": ((2, 20, 50, 51), (20, 1, 1)),
+    "large, batched bounds": ((1, 33, 40, 40), (1, 33, 1, 1)),
+    "large, a bound for each row": ((1, 20, 50, 51), (50, 1)),
+    "features": ((3, 20), (20,)),
+}
+
+
+@ENGINES
+@pytest.mark.parametrize("sides", ["max", "min", "both"])
+@pytest.mark.parametrize("name", BOUNDED)
+def test_bounds_by_channel_are_exact(name: str, sides: str, backend: TorchScriptBackend, tmp_path: Path) -> None:
+    shape, bounds_shape = BOUNDED[name]
+    qp = quint8(0.0371, 113)
+    generator = torch.Generator().manual_seed(len(name))
+    low, high = (
+        -torch.rand(bounds_shape, generator=generator) * 5,
+        torch.rand(bounds_shape, generator=generator) * 6,
+    )
+    args = (None if sides == "max" else low, None if sides == "min" else high)
+    case = OpCase(aten.clamp.Tensor, [integers(shape, 0, 255, 5, "random")], [qp], qp, args)
+    assert not off_by(case, backend, tmp_path).any()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 8, 16, 24, 33, 64, 70])

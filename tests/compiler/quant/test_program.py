@@ -116,6 +116,42 @@ def test_several_fused_bounds_meet():
     assert step.clamp == (10, 18)
 
 
+def test_bounds_by_channel():
+    high = torch.tensor([0.25, 0.5, 100.0, -1.0]).reshape(4, 1, 1)
+    lowered = lower(Calls(lambda m, x: torch.clamp(m.a(x).relu(), max=m.u), a=identity(), u=high), X)
+    assert steps(lowered.program)[1].startswith("int8 conv2d+relu+clamp")
+    (step,) = integer_steps(lowered.program)
+    assert step.clamp == (step.out_qparams.zero_point[0], 255)
+    assert step.channel_low is None
+    assert step.channel_high.dtype == torch.int32
+    assert torch.equal(step.channel_high, TOY.quantize(high, step.out_qparams))
+    assert_close_to_graph(lowered.program, X)
+
+
+def test_bounds_by_channel_and_by_numbers_act_in_their_order():
+    def function(m, x):
+        return torch.clamp(torch.clamp(m.a(x), m.low, m.high).relu(), max=m.u)
+
+    parts = {"low": torch.tensor([-9.0, -0.5, 0.5, -2.0]), "high": torch.tensor([9.0, 0.25, 0.5, -1.0])}
+    parts |= {"u": torch.tensor([9.0, 0.125, 0.25, -0.5])}
+    bounds = {name: value.reshape(4, 1, 1) for name, value in parts.items()}
+    lowered = lower(Calls(function, a=identity(), **bounds), X)
+    (step,) = integer_steps(lowered.program)
+    assert len(step.fused) == 3
+    low = TOY.quantize(torch.tensor([0.0, 0.0, 0.25, -0.5]), step.out_qparams)
+    high = TOY.quantize(torch.tensor([9.0, 0.125, 0.25, -0.5]), step.out_qparams)
+    assert step.channel_low.flatten().tolist() == low.tolist()
+    assert step.channel_high.flatten().tolist() == high.tolist()
+    assert_close_to_graph(lowered.program, X)
+
+
+def test_bounds_by_channel_that_the_range_implies_leave_no_trace():
+    model = Calls(lambda m, x: torch.clamp(m.a(x).relu(), max=m.u), a=identity(), u=torch.arange(4.0) + 5)
+    (step,) = integer_steps(lower(model, grid(2, 4, 8, 4)).program)
+    assert len(step.fused) == 2
+    assert (step.channel_low, step.channel_high) == (None, None)
+
+
 def test_bounds_outside_the_output_range_end_at_it():
     b = HandWritten()
     value = b(aten.hardtanh.default, b(aten.add.Tensor, *[b(DQ, b(Q, b.x, *A), *A)] * 2), -1000.0, -900.0)
