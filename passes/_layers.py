@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from ..compiler.ir.constants import add_constant, constant, set_constant
-from ..compiler.ir.ops import CONV, OPS, OpInfo, aten, bound_args
+from ..compiler.ir.ops import CONV, OPS, OpInfo, aten, bound_args, op_name
 
 _TRANSPOSED_AXES = 1  # out_axis of the conv_transpose ops
 
@@ -31,11 +31,13 @@ class Layer:
     def weight_name(self) -> str:
         return str(bound_args(self.node)["weight"].target)
 
-    @property
-    def outputs(self) -> int:
-        """How many output channels it has."""
-        transposed = self.info.out_axis == _TRANSPOSED_AXES
-        return self.weight.shape[1] * self.groups if transposed else self.weight.shape[0]
+    def input_ranges(self) -> Tensor:
+        """Largest magnitude of the weights that read each input channel, float64 [inputs]."""
+        return self.by_input().abs().transpose(1, 2).flatten(2).amax(2).flatten()
+
+    def output_ranges(self) -> Tensor:
+        """Largest magnitude of the weights of each output channel, float64 [outputs]."""
+        return self.by_input().abs().flatten(2).amax(2).flatten()
 
     def by_input(self) -> Tensor:
         """The weight as [groups, outputs of a group, inputs of a group, kernel...], float64."""
@@ -74,11 +76,16 @@ def parameters(gm: fx.GraphModule, layer: fx.Node) -> Layer | str:
     return Layer(layer, weight, bias, bound.get("groups", 1))
 
 
-def set_parameters(gm: fx.GraphModule, layer: Layer, weight: Tensor, bias: Tensor) -> None:
-    """New tensors under the layer's own names; a bias that it lacks or shares gets a name beside the weight."""
+def set_parameters(gm: fx.GraphModule, layer: Layer, weight: Tensor, bias: Tensor | None) -> None:
+    """New tensors under the layer's own names; a bias that it lacks or shares gets a name beside the weight.
+
+    `bias` None leaves the layer's bias as it is.
+    """
     node, info, dtype = layer.node, layer.info, layer.weight.dtype
     args = list(bound_args(node).values())
     set_constant(gm, str(args[info.weight].target), weight.to(dtype))
+    if bias is None:
+        return
     if layer.bias is not None and len(args[info.bias].users) == 1:
         set_constant(gm, str(args[info.bias].target), bias.to(dtype))
         return
@@ -100,3 +107,21 @@ def uneven_border(gm: fx.GraphModule, layer: fx.Node) -> str | None:
     if point and not any([*bound["padding"], *bound["output_padding"]]) and set(bound["stride"]) == {1}:
         return None
     return f"{layer.name} overlaps its input unevenly"
+
+
+def readers_through_padding(value: fx.Node) -> list[fx.Node] | str:
+    """The layers that read `value`, directly or after pads of zeros on their spatial axes; else what reads it."""
+    found: list[fx.Node] = []
+    for user in value.users:
+        if user.target in OPS and user.args[0] is value and value not in user.args[1:]:
+            found.append(user)
+            continue
+        if user.target is not aten.constant_pad_nd.default or bound_args(user)["value"] != 0:
+            return f"{user.name} ({op_name(user.target)}) reads it"
+        behind = readers_through_padding(user)
+        if isinstance(behind, str):
+            return behind
+        if any(len(user.args[1]) > 2 * OPS[layer.target].spatial for layer in behind):  # type: ignore[index,arg-type]
+            return f"{user.name} pads its channels"
+        found += behind
+    return found
