@@ -97,7 +97,7 @@ def float_reference(gm: fx.GraphModule, data: Dataset, progress: Progress) -> Re
             if logits.ndim != 2:
                 return None
             predicted.append(top1(logits.numpy()))
-            if batch.labels is not None and _is_class(batch.labels):
+            if batch.labels is not None and is_class(batch.labels):
                 labels.append(batch.labels.numpy())
             done += len(logits)
             advance(done)
@@ -105,7 +105,7 @@ def float_reference(gm: fx.GraphModule, data: Dataset, progress: Progress) -> Re
     return Reference(np.concatenate(predicted), found)
 
 
-def _is_class(labels: Tensor) -> bool:
+def is_class(labels: Tensor) -> bool:
     """One class index for each sample; anything else (a regression's targets) has no top-1 accuracy."""
     return labels.ndim == 1 and not labels.is_floating_point()
 
