@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ def test_graph_and_passes(fxedge: Callable, net: str):
         0,
         "note: net.py:make is Python code and is run.\nnote: net.py:batches is Python code and is run.\n",
     )
-    assert out.splitlines() == [
+    *lines, folded, fused = out.splitlines()
+    assert lines == [
         "%0 = input x",
         "%1 = conv2d.default(%0, @0.weight, @0.bias, [1, 1], [1, 1], [1, 1], 1)",
         "%2 = relu.default(%1)",
@@ -17,10 +19,11 @@ def test_graph_and_passes(fxedge: Callable, net: str):
         "%4 = linear.default(%3, @4.weight, @4.bias)",
         "return %4",
         "",
-        "pass canonicalize: 1 change",
-        "pass fold-batch-norm: 1 change",
-        "pass fuse-activation: 0 changes",
+        "pass canonicalize: 1 change, same outputs",
     ]
+    moved = r"outputs moved by [\d.]+e-\d\d of their magnitude \(allowed 0.0001\)"
+    assert re.fullmatch(f"pass fold-batch-norm: 1 change, {moved}", folded)
+    assert fused == "pass fuse-activation: 0 changes"
 
 
 def test_plan_and_ranges(fxedge: Callable, net: str):
@@ -67,4 +70,7 @@ def test_a_bundle(fxedge: Callable, bundle: Path):
     assert lines["input x"].endswith("float32 [any, 1, 6, 6]")
     assert lines["calibration"].endswith("percentile:99.99, 12 samples")
     assert "4/4 exact" in lines["onnx"]
+    assert lines["pass canonicalize: 1 change, same outputs"]
+    assert any(line.startswith("pass fold-batch-norm: 1 change, outputs moved by ") for line in lines)
+    assert lines["onnx pass insert-qdq: 3 changes"]
     assert json.loads(fxedge("inspect", bundle, "--json")[1])["schema_version"] == 1
