@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
@@ -30,6 +31,10 @@ class Layer:
     @property
     def weight_name(self) -> str:
         return str(bound_args(self.node)["weight"].target)
+
+    def bias_or_zeros(self) -> Tensor:
+        """The bias, float64 [outputs]; zeros where there is none."""
+        return torch.zeros_like(self.output_ranges()) if self.bias is None else self.bias.double()
 
     def input_ranges(self) -> Tensor:
         """Largest magnitude of the weights that read each input channel, float64 [inputs]."""
@@ -61,6 +66,11 @@ class Layer:
     def response(self, values: Tensor) -> Tensor:
         """What the weight adds to each output [outputs] where input channel i is `values[i]` everywhere."""
         return (self.by_input() * self.per_input(values.double())).flatten(2).sum(2).flatten()
+
+
+def share_channels(layer: Layer, reader: Layer) -> bool:
+    """Whether the output channels of one can be the input channels of the other, on the same axis."""
+    return layer.info.spatial == reader.info.spatial and len(layer.output_ranges()) == len(reader.input_ranges())
 
 
 def parameters(gm: fx.GraphModule, layer: fx.Node) -> Layer | str:

@@ -31,7 +31,14 @@ from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.channel_stats import ChannelStat
 from ._intervals import ELEMENTWISE, ChannelRanges, channel_ranges
-from ._layers import Layer, parameters, readers_through_padding, set_parameters, uneven_border
+from ._layers import (
+    Layer,
+    parameters,
+    readers_through_padding,
+    set_parameters,
+    share_channels,
+    uneven_border,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ class _Work:
             return 0
         bias = None
         if bool(values[taken].any()):
-            bias = layer.response(torch.where(taken, values, 0.0)) + _bias(layer)
+            bias = layer.response(torch.where(taken, values, 0.0)) + layer.bias_or_zeros()
         weight = torch.where(layer.per_input(taken), 0.0, layer.by_input())
         set_parameters(self.gm, layer, layer.from_by_input(weight), bias)
         return int(taken.sum())
@@ -105,7 +112,7 @@ class _Work:
         unread = torch.ones_like(layer.output_ranges(), dtype=torch.bool)
         for reader in readers:
             found = parameters(self.gm, reader)
-            if isinstance(found, str) or not _share_channels(layer, found):
+            if isinstance(found, str) or not share_channels(layer, found):
                 return 0
             unread &= found.input_ranges() == 0
         return self._silence(layer, unread, torch.zeros_like(unread, dtype=torch.float64))
@@ -118,7 +125,7 @@ class _Work:
         layer = parameters(self.gm, node)
         if isinstance(layer, str):
             return 0
-        wanted = is_constant & (values != 0) & (_bias(layer) != 0)
+        wanted = is_constant & (values != 0) & (layer.bias_or_zeros() != 0)
         if not bool(wanted.any()):
             return 0
         found = self._scalable_readers(layer, value)
@@ -167,7 +174,7 @@ class _Work:
 
     def _silence(self, layer: Layer, channels: Tensor, values: Tensor) -> int:
         """Give `channels` rows of zero and `values` as biases; how many of them had others."""
-        bias = _bias(layer)
+        bias = layer.bias_or_zeros()
         silenced = torch.where(channels, values.to(layer.weight.dtype).double(), bias)
         taken = channels & ((layer.output_ranges() > 0) | (silenced != bias))
         if not bool(taken.any()):
@@ -196,7 +203,7 @@ class _Work:
             rewritable = parameters(self.gm, reader)
             if isinstance(rewritable, str):
                 return rewritable
-            if not _share_channels(layer, rewritable):
+            if not share_channels(layer, rewritable):
                 return f"{reader.name} has its channels on another axis"
             found.append(rewritable)
         return found
@@ -206,7 +213,7 @@ class _Work:
         taken = grown != values
         if not bool(taken.any()):
             return 0
-        bias = torch.where(taken, grown, _bias(layer))
+        bias = torch.where(taken, grown, layer.bias_or_zeros())
         set_parameters(self.gm, layer, layer.weight, bias)
         for reader in readers:
             shrunk = reader.by_input() * reader.per_input(torch.where(taken, values / grown, 1.0))
@@ -234,13 +241,3 @@ def _after_activation(node: fx.Node) -> fx.Node:
     """The elementwise op that alone reads `node`, else `node`."""
     user = sole_user(node)
     return user if user is not None and user.target in ELEMENTWISE else node
-
-
-def _share_channels(layer: Layer, reader: Layer) -> bool:
-    """Whether the output channels of one are the input channels of the other, on the same axis."""
-    return layer.info.spatial == reader.info.spatial and len(layer.output_ranges()) == len(reader.input_ranges())
-
-
-def _bias(layer: Layer) -> Tensor:
-    """The bias, float64 [outputs]; zeros where the layer has none."""
-    return torch.zeros_like(layer.output_ranges()) if layer.bias is None else layer.bias.double()
