@@ -1,7 +1,8 @@
-"""fbgemm: torch's own x86 engine. Exact on VNNI machines; elsewhere its kernels saturate int16 pair sums."""
+"""fbgemm: torch's own x86 engine. Exact on VNNI machines, elsewhere where no 16-bit pair sum saturates."""
 
 from ..torchscript import arithmetic, roads
 from ..torchscript.backend import engine_backend
+from ..torchscript.pairing import fbgemm_pairing
 from ..torchscript.rules import ProductKernels
 
 backend = engine_backend(
@@ -12,8 +13,9 @@ backend = engine_backend(
         linear=arithmetic.fbgemm_linear,
     ),
     roads.FBGEMM,
+    fbgemm_pairing(roads.FBGEMM),
     notes=(
-        "Without VNNI (AVX2, AVX-512) every convolution and linear saturates int16 pair sums.",
+        "Without VNNI (AVX2, AVX-512) sums of two products saturate in int16 unless compiled for the ISA avx2.",
         "Depthwise convolutions run as grouped or two-frame ones, because their own kernels saturate everywhere.",
     ),
 )

@@ -1,7 +1,9 @@
-"""onednn: oneDNN for convolutions and linear. Exact on VNNI machines."""
+"""onednn: oneDNN for convolutions and linear. Exact on VNNI machines, elsewhere where no 16-bit pair sum
+saturates."""
 
 from ..torchscript import arithmetic, roads
 from ..torchscript.backend import engine_backend
+from ..torchscript.pairing import onednn_pairing
 from ..torchscript.rules import ProductKernels
 
 backend = engine_backend(
@@ -12,5 +14,8 @@ backend = engine_backend(
         linear=arithmetic.onednn_linear,
     ),
     roads.ONEDNN,
-    notes=("Without VNNI (AVX2, AVX-512) convolutions and linear saturate int16 pair sums.",),
+    onednn_pairing(roads.ONEDNN),
+    notes=(
+        "Without VNNI (AVX2, AVX-512) sums of two products saturate in int16 unless compiled for the ISA avx2.",
+    ),
 )

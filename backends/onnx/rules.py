@@ -23,6 +23,7 @@ from ...compiler.quant.qparams import QParams, QSpec, quantize
 from ...compiler.quant.target import OpRule, TargetSpec
 from . import arithmetic
 from .emit_pools import average_pool_reason
+from .pairing import pairing
 from .shapes import ShapeUnknown, shape
 
 aten = torch.ops.aten
@@ -262,9 +263,10 @@ ONNX = TargetSpec(
     ops={**_products(), **_elementwise(), **_pools(), **_views()},
     quantize=quantize,
     channel_clamp="fast",
-    isa=("vnni",),
+    isa=("avx2", "vnni"),
+    saturation={"avx2": pairing, "vnni": None},
     notes=(
-        "onnxruntime's u8·s8 kernels saturate int16 pair sums on x86 without VNNI (AVX2, AVX-512).",
+        "Without VNNI (AVX2, AVX-512) sums of two products saturate in int16 unless compiled for the ISA avx2.",
         "An activation bound inside the uint8 range is an integer Clip after QuantizeLinear.",
     ),
 )

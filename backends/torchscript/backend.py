@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ...compiler.quant.program import Program
-from ...compiler.quant.target import TargetSpec
+from ...compiler.quant.target import Pairing, TargetSpec
 from . import archive, arithmetic, deprecated, loader
 from .loader import TorchScriptRunner
 from .lower import lower_float, lower_program
@@ -72,9 +72,12 @@ class TorchScriptBackend:
 
 
 def engine_backend(
-    engine: str, kernels: ProductKernels, roads: Roads, notes: tuple[str, ...]
+    engine: str, kernels: ProductKernels, roads: Roads, pairing: Pairing, notes: tuple[str, ...]
 ) -> TorchScriptBackend:
-    """The target of a quantized engine: its own convolutions and linear, every other op as all have it."""
+    """The target of a quantized engine: its own convolutions and linear, every other op as all have it.
+
+    `pairing` is how its kernels pair weights on x86 without VNNI.
+    """
     spec = TargetSpec(
         name=engine,
         activation=QUINT8,
@@ -82,7 +85,8 @@ def engine_backend(
         bias="float32",
         ops={**products(kernels, roads.transpose), **shared_rows()},
         quantize=arithmetic.quantize,
-        isa=("vnni",),
+        isa=("avx2", "vnni"),
         notes=notes,
+        saturation={"avx2": pairing, "vnni": None},
     )
     return TorchScriptBackend(spec, engine, roads)

@@ -22,7 +22,7 @@ from . import bounds, deprecated
 from .arithmetic import quantize
 from .builder import Builder
 from .grouping import ConvShape, Road, merge_groups, split_into_frames
-from .rules import recorded_shape
+from .rules import output_size, recorded_shape
 from .transposed import TransposedShape, TransposeRoad, add_taps
 
 aten = torch.ops.aten
@@ -87,7 +87,7 @@ def _lowers(ops: Iterable[OpOverload]) -> Callable[[Lowering], Lowering]:
 def _conv(b: Builder, step: IntegerStep) -> fx.Node:
     assert step.weight is not None
     assert step.weight_qparams is not None
-    shape = ConvShape.of(step.weight, step.attrs, _output_size(step))
+    shape = ConvShape.of(step.weight, step.attrs, output_size(step.anchor))
     road = b.roads.conv(shape)
     stride, padding, dilation = list(shape.stride), list(shape.padding), list(shape.dilation)
     (x,) = b.inputs(step)
@@ -117,12 +117,6 @@ def _cropped(b: Builder, result: fx.Node, road: Road, shape: ConvShape) -> fx.No
         for axis, size in enumerate(shape.output, start=2):
             result = b.call(aten.slice, result, axis, road.skip, road.skip + size)
     return result
-
-
-def _output_size(step: IntegerStep) -> tuple[int, ...] | None:
-    shape = recorded_shape(step.anchor)
-    sizes = shape[2:] if shape is not None else ()
-    return sizes if sizes and all(isinstance(size, int) for size in sizes) else None
 
 
 @_lowers(CONV_TRANSPOSE)

@@ -85,6 +85,13 @@ def recorded_shape(node: object) -> tuple[int, ...] | None:
     return None if value is None else tuple(value.shape)
 
 
+def output_size(node: fx.Node) -> tuple[int, ...] | None:
+    """The spatial sizes of a convolution's result, where all of them are known."""
+    shape = recorded_shape(node)
+    sizes = shape[2:] if shape is not None else ()
+    return sizes if sizes and all(isinstance(size, int) for size in sizes) else None
+
+
 def _elementwise() -> dict[OpOverload, OpRule]:
     clamp = OpRule(arithmetic.clamp, shared=True)
     return {

@@ -1,7 +1,8 @@
-"""x86: torch's default engine, oneDNN for convolutions and fbgemm for linear. Exact on VNNI machines."""
+"""x86: torch's default engine, oneDNN for convolutions and fbgemm for linear. As exact as those two."""
 
 from ..torchscript import arithmetic, roads
 from ..torchscript.backend import engine_backend
+from ..torchscript.pairing import x86_pairing
 from ..torchscript.rules import ProductKernels
 
 backend = engine_backend(
@@ -12,8 +13,9 @@ backend = engine_backend(
         linear=arithmetic.fbgemm_linear,
     ),
     roads.X86,
+    x86_pairing(roads.X86),
     notes=(
-        "Without VNNI (AVX2, AVX-512) convolutions and linear saturate int16 pair sums.",
+        "Without VNNI (AVX2, AVX-512) sums of two products saturate in int16 unless compiled for the ISA avx2.",
         "Convolutions of more than 100 groups are merged into fewer: the engine would take fbgemm for them.",
     ),
 )

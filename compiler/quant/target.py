@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, fx
 from torch._ops import OpOverload
@@ -17,8 +17,14 @@ from torch._ops import OpOverload
 from .arithmetic import Kernel
 from .qparams import QParams, QSpec
 
+if TYPE_CHECKING:  # program reads targets
+    from .program import IntegerStep
+
 BiasKind = Literal["float32", "int32"]
 Support = Callable[[fx.Node], str | None]
+# A step and a tensor in the layout of its weight -> [output channels, 2 · pairs]: neighbours 2k and 2k + 1 are
+# summed in one int16, zeros stand where there is no weight.
+Pairing = Callable[["IntegerStep", Tensor], Tensor]
 
 
 def always(node: fx.Node) -> str | None:
@@ -52,9 +58,11 @@ class TargetSpec:
     """One runtime. `ops` maps aten overloads to their integer rule; an op without one runs in float.
 
     `quantize` is the runtime's float -> integer step (x / scale or x · (1 / scale)); dequantization is the same
-    everywhere. `isa` names the instruction sets on which the arithmetic was confirmed. `channel_clamp` says whether
-    a clamp with a bound of its own for each channel is cheap: on every layer of an int8 MobileNetV2, fast ones add
-    less than a quarter to its time, slow ones more than half.
+    everywhere. `isa` names the instruction sets on which the arithmetic was confirmed. `saturation` says for each
+    instruction set that its kernels distinguish which weights they pair in 16-bit sums (None: they sum in 32 bits),
+    the one on which the most can go wrong first. `channel_clamp` says whether a clamp with a bound of its own for
+    each channel is cheap: on every layer of an int8 MobileNetV2, fast ones add less than a quarter to its time,
+    slow ones more than half.
     """
 
     name: str
@@ -65,4 +73,5 @@ class TargetSpec:
     quantize: Callable[[Tensor, QParams], Tensor]
     isa: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    saturation: Mapping[str, Pairing | None] = field(default_factory=dict)
     channel_clamp: Literal["fast", "slow"] = "slow"

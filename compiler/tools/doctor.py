@@ -16,13 +16,14 @@ from typing import Any
 from rich.console import Console
 
 from ...backends import registry
+from ..quant.isa import CPUINFO, VNNI_FLAGS, read_cpuinfo
 from .tables import make_table, print_table
 
 _LIBRARIES = ("fxedge", "torch", "numpy", "onnx", "onnxruntime", "safetensors", "pydantic")
 _FEATURES = {
     "avx2": ("avx2",),
     "avx512": ("avx512bw",),
-    "vnni": ("avx512_vnni", "avx_vnni"),
+    "vnni": VNNI_FLAGS,
     "amx-int8": ("amx_int8",),
     "dotprod": ("asimddp",),
     "i8mm": ("i8mm",),
@@ -53,7 +54,7 @@ class Findings:
         }
 
 
-def examine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Findings:
+def examine(cpuinfo: Path = CPUINFO) -> Findings:
     """Look around; nothing is changed."""
     import torch
 
@@ -67,19 +68,6 @@ def examine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Findings:
         engines=tuple(engine for engine in torch.backends.quantized.supported_engines if engine != "none"),
         targets={name: registry.get(name).missing() for name in registry.names()},
     )
-
-
-def read_cpuinfo(path: Path) -> tuple[str, set[str]]:
-    """Model name and feature flags of the first processor; empty where the file is missing."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", set()
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    return fields.get("model name", ""), set((fields.get("flags") or fields.get("Features") or "").split())
 
 
 def _version(library: str) -> str | None:

@@ -1,0 +1,64 @@
+"""Which instruction set a choice stands for, and what the processor says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from pathlib import Path
+
+import pytest
+from fxedge.compiler.ir.errors import InputError
+from fxedge.compiler.quant.isa import choose_isa, native_isa, read_cpuinfo
+from toy_target import TOY
+
+BOTH = dataclasses.replace(TOY, saturation={"avx2": lambda step, weight: weight, "vnni": None})
+
+
+def cpuinfo(folder: Path, flags: str) -> Path:
+    path = folder / "cpuinfo"
+    path.write_text(f"model name\t: Some CPU\nflags\t\t: fpu {flags}\n\nmodel name\t: Other CPU\nflags\t\t: fpu\n")
+    return path
+
+
+@pytest.fixture
+def on_x86(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+
+def test_the_first_processor_is_read(tmp_path: Path):
+    assert read_cpuinfo(cpuinfo(tmp_path, "avx2")) == ("Some CPU", {"fpu", "avx2"})
+    assert read_cpuinfo(tmp_path / "none") == ("", set())
+
+
+@pytest.mark.usefixtures("on_x86")
+@pytest.mark.parametrize(
+    ("flags", "isa"), [("avx2 avx512_vnni", "vnni"), ("avx2 avx_vnni", "vnni"), ("avx2 avx512bw", "avx2")]
+)
+def test_native_on_x86(flags: str, isa: str, tmp_path: Path):
+    assert native_isa(cpuinfo(tmp_path, flags)) == isa
+    assert choose_isa(BOTH, "native", cpuinfo(tmp_path, flags)) == isa
+
+
+@pytest.mark.usefixtures("on_x86")
+def test_a_silent_system_counts_as_avx2(tmp_path: Path):
+    assert native_isa(tmp_path / "none") == "avx2"
+
+
+def test_safe_is_the_first_and_names_are_themselves():
+    assert choose_isa(BOTH, "safe") == "avx2"
+    assert choose_isa(BOTH, "vnni") == "vnni"
+    assert choose_isa(TOY, "safe") is None
+
+
+def test_an_unknown_one_is_refused(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(InputError) as error:
+        choose_isa(BOTH, "sse9")
+    assert str(error.value) == (
+        "The toy target knows no instruction set 'sse9'; allowed: safe, native, avx2, vnni."
+    )
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    with pytest.raises(InputError) as error:
+        choose_isa(BOTH, "native")
+    assert str(error.value) == (
+        "The toy target knows no instruction set 'neon' (this machine's); allowed: safe, native, avx2, vnni."
+    )
