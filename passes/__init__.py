@@ -3,8 +3,17 @@
 from .canonicalize import Canonicalize
 from .clean_qdq import CleanQdq
 from .correct_bias import CorrectBias
+from .fix_saturation import FixSaturation
 from .fold_batch_norm import FoldBatchNorm
 from .fuse_activation import FuseActivation
 from .insert_qdq import InsertQdq
 
-__all__ = ["Canonicalize", "CleanQdq", "CorrectBias", "FoldBatchNorm", "FuseActivation", "InsertQdq"]
+__all__ = [
+    "Canonicalize",
+    "CleanQdq",
+    "CorrectBias",
+    "FixSaturation",
+    "FoldBatchNorm",
+    "FuseActivation",
+    "InsertQdq",
+]

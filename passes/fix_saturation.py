@@ -1,0 +1,157 @@
+"""No 16-bit pair sum saturates on the declared instruction set: proven for each output channel, or repaired.
+
+Forms: every conv, transposed conv and linear that runs on integers, per-channel and per-tensor weights, any bias.
+On x86 without VNNI two products are summed in int16; `compiler/quant/saturation.py` says when that is safe.
+A channel where it can is repaired from its float weights, with the pairs that really meet in the target's kernel:
+either the few weights above the limit move, or the channel's scale grows by up to a factor of 2, whichever adds
+less to the squared error of its weights (`_pair_repair.py`). Other channels keep their integers. A weight that
+several layers read keeps its scale. An int32 bias follows the scale.
+
+It takes no data and costs nothing at run time; the artifact computes the same integers with and without VNNI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from ..compiler.ir.constants import constant, set_constant
+from ..compiler.ir.nodes import sole_user
+from ..compiler.ir.ops import bound_args
+from ..compiler.ir.passes import Numerics, PassContext, PassResult
+from ..compiler.ir.qops import DQC, is_dequantize
+from ..compiler.ir.stages import Stage
+from ..compiler.quant.isa import SAFE, choose_isa
+from ..compiler.quant.program import IntegerStep, build_program
+from ..compiler.quant.qparams import QParams, dequantize
+from ..compiler.quant.saturation import activation_bounds, by_output, pair_limit, pair_sums
+from ._pair_repair import PairLayout, choose_scales, move_excess
+from .insert_qdq import bias_qparams
+
+
+@dataclass(frozen=True, slots=True)
+class FixSaturation:
+    """Repair the channels that can saturate on `isa`: a name that the target knows, `safe` or `native`."""
+
+    isa: str = SAFE
+
+    name: ClassVar[str] = "fix-saturation"
+    requires: ClassVar[Stage] = Stage.QUANTIZED
+    ensures: ClassVar[Stage] = Stage.QUANTIZED
+    numerics: ClassVar[Numerics] = "changes"
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
+        """The number of changes is that of output channels whose integers are new.
+
+        Raises:
+            InputError: the target knows nothing of this instruction set.
+        """
+        isa = None if ctx.target is None else choose_isa(ctx.target, self.isa)
+        pairing = None if isa is None or ctx.target is None else ctx.target.saturation[isa]
+        if pairing is None or ctx.target is None:
+            return PassResult(0)
+        program = build_program(gm, ctx.target, ctx.kept)
+        bounds = activation_bounds(program)
+        by_weight: dict[fx.Node, list[_Reader]] = {}
+        for step in program.steps:
+            if isinstance(step, IntegerStep) and step.weight is not None:
+                reader = _Reader(step, partial(pairing, step), pair_limit(bounds[step.inputs[0]]))
+                by_weight.setdefault(_dequantized(step).args[0], []).append(reader)  # type: ignore[arg-type]
+        return PassResult(sum(_repair(gm, readers, ctx.reference) for readers in by_weight.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A step that reads a weight, with the pairs that its kernel makes and the limit of their sums."""
+
+    step: IntegerStep
+    pairing: Callable[[Tensor], Tensor]
+    limit: int
+
+    def saturates(self) -> bool:
+        assert self.step.weight is not None
+        return bool((pair_sums(self.pairing(self.step.weight)) > self.limit).any())
+
+
+def _repair(gm: fx.GraphModule, readers: Sequence[_Reader], reference: fx.GraphModule | None) -> int:
+    """Store a weight within all limits; how many output channels changed."""
+    if not any(reader.saturates() for reader in readers):
+        return 0
+    step = readers[0].step
+    weight, qp = step.weight, step.weight_qparams
+    assert weight is not None
+    assert qp is not None
+    wanted = _float_weight(step, reference) / _shaped(qp, weight.ndim)
+    layouts = [PairLayout.of(weight, reader.pairing, reader.limit) for reader in readers]
+    if len(readers) == 1 and _may_rescale(step):
+        scale_of_row = torch.arange(len(layouts[0].places)) % len(qp.scale)
+        repaired, factors = choose_scales(weight, wanted, layouts[0], (qp.qmin, qp.qmax), scale_of_row)
+        _store_scales(gm, step, replace(qp, scale=tuple((factors * torch.tensor(qp.scale)).tolist())))
+    else:
+        repaired = weight
+        for layout in layouts:
+            repaired = move_excess(repaired, wanted, layout)
+    set_constant(gm, str(_dequantized(step).args[0].target), repaired)  # type: ignore[union-attr]
+    return int(by_output(step, repaired != weight).flatten(1).any(1).sum())
+
+
+def _dequantized(step: IntegerStep) -> fx.Node:
+    """The dequantize node behind which the step's weight is."""
+    node = bound_args(step.anchor)["weight"]
+    assert isinstance(node, fx.Node)
+    return node
+
+
+def _float_weight(step: IntegerStep, reference: fx.GraphModule | None) -> Tensor:
+    """What the integers stand for: the weight of the same node in the float graph, or the integers' own values."""
+    assert step.weight is not None
+    assert step.weight_qparams is not None
+    nodes = [] if reference is None else [n for n in reference.graph.nodes if n.name == step.anchor.name]
+    found = constant(reference, bound_args(nodes[0])["weight"]) if reference is not None and nodes else None
+    if found is None or found.shape != step.weight.shape:
+        return dequantize(step.weight, step.weight_qparams)
+    return found.detach().float()
+
+
+def _shaped(qp: QParams, ndim: int) -> Tensor:
+    """The scales, to divide a weight by."""
+    shape = [1] * ndim
+    if qp.axis is not None:
+        shape[qp.axis] = -1
+    return qp.scale_tensor().reshape(shape)
+
+
+def _may_rescale(step: IntegerStep) -> bool:
+    """Whether nothing but this step reads the scales of its weight and of an integer bias."""
+    parameters = [_dequantized(step)]
+    bias = bound_args(step.anchor)["bias"]
+    if is_dequantize(bias):
+        parameters.append(bias)
+    return all(
+        sole_user(node) is step.anchor and all(len(source.users) == 1 for source in node.all_input_nodes)
+        for node in parameters
+    )
+
+
+def _store_scales(gm: fx.GraphModule, step: IntegerStep, qp: QParams) -> None:
+    """New scales for the weight, and for an int32 bias, whose integers follow."""
+    _set_scales(gm, _dequantized(step), qp)
+    bias = bound_args(step.anchor)["bias"]
+    if step.bias is None or step.bias.is_floating_point() or not is_dequantize(bias):
+        return
+    assert step.weight_qparams is not None
+    ratio = step.weight_qparams.scale_tensor().double() / qp.scale_tensor().double()
+    set_constant(gm, str(bias.args[0].target), torch.round(step.bias * ratio).to(torch.int32))
+    _set_scales(gm, bias, bias_qparams(qp, step.in_qparams[0].scale[0]))
+
+
+def _set_scales(gm: fx.GraphModule, node: fx.Node, qp: QParams) -> None:
+    if node.target is DQC:
+        set_constant(gm, str(node.args[1].target), qp.scale_tensor())  # type: ignore[union-attr]
+    else:
+        node.update_arg(1, qp.scale[0])
