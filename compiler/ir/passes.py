@@ -44,11 +44,13 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What a pass did. `rolled_back` holds the reason if the runner undid it."""
+    """What a pass did. `rolled_back` holds the reason if the runner undid it; `notes` say what must be known of a
+    place that it changed (on what evidence, by how much)."""
 
     changes: int
     skipped: tuple[Skip, ...] = ()
     rolled_back: str | None = None
+    notes: tuple[Skip, ...] = ()
 
 
 @dataclass(slots=True)

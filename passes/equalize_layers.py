@@ -1,0 +1,187 @@
+"""Scale channels between layers so that quantizing them costs least: cross-layer equalization, over whole regions.
+
+A factor s on a channel divides the producer's weights and bias and multiplies the reader's weights; between them
+everything scales along (`_channels.py`). Nagel et al., *Data-Free Quantization Through Weight Equalization and
+Bias Correction* (2019), §4.1, make the weight ranges of neighbours equal, pair by pair. Here the factors of all
+channels minimize one number, the noise at the graph's outputs to be expected from quantized weights and
+activations (`_channel_noise.py`). It is convex in their logarithms: pairs, depthwise triples and regions of
+residual sums and concats need no order, nothing oscillates, and a second run finds nothing to do.
+
+Clamps follow in one of two forms:
+
+    exact    hardtanh(x, 0, 6) becomes clamp.Tensor(relu(x), None, bounds), a bound for each channel
+    pinned   one bound for all channels: those that reach it are scaled together (`_pinned_clamps.py`)
+
+With the exact form the function stays the same up to float32 rounding, with factors that are powers of two bit for
+bit. The pinned form relies on evidence that a channel never reaches its bound; the notes name it for each clamp.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, fx
+
+from ..compiler.ir.constants import constant
+from ..compiler.ir.nodes import describe, placeholders
+from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
+from ..compiler.ir.stages import Stage
+from ._channel_noise import NoiseModel, measure_noise
+from ._channels import ChannelMap, LayerChannels, channel_map
+from ._pinned_clamps import (
+    Groups,
+    PinnedClamp,
+    Reach,
+    drop_unreached,
+    pin,
+    reaches_of_norms,
+    reaches_of_samples,
+    with_pinned,
+)
+from ._rescale import rescale
+
+_LARGEST_FACTOR = 2.0**16
+_SMALLEST_WEIGHT, _LARGEST_WEIGHT = 2.0**-90, 2.0**90  # beyond, factors would meet the ends of float32
+_STEPS = 60  # of the search
+_EVIDENCE = 64  # samples that show which channels reach a bound
+
+
+@dataclass(frozen=True, slots=True)
+class EqualizeLayers:
+    """Channel factors that minimize the noise of quantization.
+
+    `per_tensor_weights`: whether each weight has one scale (then its rows compete too), or one for each row.
+    `powers_of_two` rounds the factors: no output bit changes, at a somewhat larger noise.
+    `samples`: how many are read (`ctx.batches`, else the example inputs). The graph is left as it is unless the
+    noise expected falls below the part `worth` of what it was.
+    """
+
+    name: ClassVar[str] = "equalize-layers"
+    requires: ClassVar[Stage] = Stage.FLOAT
+    ensures: ClassVar[Stage] = Stage.FLOAT
+    numerics: ClassVar[Numerics] = "close"
+
+    per_tensor_weights: bool = True
+    clamp: Literal["exact", "pinned"] = "exact"
+    powers_of_two: bool = False
+    samples: int = 8
+    worth: float = 0.95
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
+        names = ", ".join(node.name for node in placeholders(gm))
+        batches = list(_first_samples(ctx, self.samples))
+        if not batches:
+            return PassResult(0, (Skip(names, "without samples nothing is known of what channels hold"),))
+        channels, skipped = _without_extremes(gm, channel_map(gm))
+        pinned = pin(channels, _reaches(gm, channels, ctx)) if self.clamp == "pinned" else []
+        groups = Groups.of(channels, pinned)
+        skipped += [skip for layer in channels.layers if (skip := _fixed(layer, channels)) is not None]
+        if bool(groups.fixed.all()):
+            return PassResult(0, tuple(skipped))
+        model = measure_noise(gm, channels, batches, self.per_tensor_weights, ctx.seed)
+        before = model.total(torch.zeros(channels.count, dtype=torch.float64))
+        if not 0 < before < math.inf:
+            return PassResult(0, (*skipped, Skip(names, f"the noise expected of quantization is {before:g}")))
+        logs = _minimize(model, groups)
+        logs = _rounded(logs, groups) if self.powers_of_two else logs
+        after = model.total(logs)
+        if not after < self.worth * before:
+            reason = f"scaling would change the noise expected of quantization by {after / before - 1:.1%}"
+            return PassResult(0, (*skipped, Skip(names, reason)))
+        notes = (Skip(names, f"the noise expected of quantization falls to {after / before:.3g} of what it was"),)
+        notes += _clamp_notes(channels, pinned, logs)
+        changes = rescale(gm, with_pinned(channels, pinned), logs.exp(), ctx.channel_stats)
+        changes += drop_unreached(gm, pinned)
+        return PassResult(changes, tuple(skipped), notes=notes)
+
+
+def _first_samples(ctx: PassContext, count: int) -> Iterator[tuple[Tensor, ...]]:
+    """Batches with `count` samples in all, or as many as there are."""
+    source = ctx.batches() if ctx.batches is not None else [ctx.example_inputs] if ctx.example_inputs else []
+    for batch in source:
+        if count <= 0:
+            return
+        yield tuple(tensor[:count] for tensor in batch)
+        count -= batch[0].shape[0]
+
+
+def _reaches(gm: fx.GraphModule, channels: ChannelMap, ctx: PassContext) -> dict[fx.Node, Reach]:
+    if ctx.batches is not None:
+        return reaches_of_samples(gm, channels, _first_samples(ctx, _EVIDENCE))
+    return {} if ctx.channel_stats is None else reaches_of_norms(channels, ctx.channel_stats)
+
+
+def _without_extremes(gm: fx.GraphModule, channels: ChannelMap) -> tuple[ChannelMap, list[Skip]]:
+    """Fix the classes whose weights lie at the ends of float32, where a factor would round them."""
+    reasons, skipped = dict(channels.reasons), []
+    for layer in channels.layers:
+        weight = constant(gm, layer.weight)
+        assert weight is not None
+        sizes = (
+            layer.by_group(weight.double().abs()).flatten(3) if weight.ndim > 2 else layer.by_group(weight.abs())
+        )
+        rows = sizes.flatten(2).amax(2).flatten()
+        columns = sizes.transpose(1, 2).flatten(2).amax(2).flatten()
+        for ids, largest in ((layer.out_ids, rows), (layer.in_ids, columns)):
+            extreme = (largest > 0) & ((largest < _SMALLEST_WEIGHT) | (largest > _LARGEST_WEIGHT))
+            if bool(extreme.any()):
+                name, at = describe(layer.node), float(largest[extreme][0])
+                reason = f"{name} has weights at the ends of float32 ({at:.3g})"
+                skipped.append(Skip(layer.node.name, f"{int(extreme.sum())} channels keep their scale: {reason}"))
+                reasons |= {index: reasons.get(index, reason) for index in ids[extreme].tolist()}
+    return dataclasses.replace(channels, reasons=reasons), skipped
+
+
+def _fixed(layer: LayerChannels, channels: ChannelMap) -> Skip | None:
+    """Why a layer's output channels are not scaled, if none of them is."""
+    reasons = [channels.reasons.get(index) for index in layer.out_ids.tolist()]
+    if not reasons or None in reasons:
+        return None
+    return Skip(layer.node.name, f"the outputs of {describe(layer.node)} keep their scale: {reasons[0]}")
+
+
+def _minimize(model: NoiseModel, groups: Groups) -> Tensor:
+    """Logarithms of the factors of least noise, float64 [classes], by L-BFGS from where all are 1."""
+    values = torch.zeros(groups.index.numel(), dtype=torch.float64, requires_grad=True)
+    limit = math.log(_LARGEST_FACTOR)
+
+    def logs() -> Tensor:
+        free = values[groups.index].masked_fill(groups.fixed, 0.0)
+        return groups.within(free.clamp(-limit, limit))
+
+    search = torch.optim.LBFGS([values], max_iter=_STEPS, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        result = model.smooth(logs()).log()
+        result.backward()
+        return result
+
+    with torch.enable_grad():
+        search.step(loss)  # type: ignore[no-untyped-call]
+    return logs().detach()
+
+
+def _rounded(logs: Tensor, groups: Groups) -> Tensor:
+    """Logarithms of the powers of two next to these factors; above where a floor demands it."""
+    whole = (logs / math.log(2)).round() * math.log(2)
+    floors = whole[groups.common] + groups.floor
+    raised = ((floors / math.log(2)).ceil() * math.log(2)).nan_to_num(neginf=-math.inf)
+    return torch.maximum(whole, raised)
+
+
+def _clamp_notes(channels: ChannelMap, pinned: Sequence[PinnedClamp], logs: Tensor) -> tuple[Skip, ...]:
+    if pinned:
+        return tuple(item.note() for item in pinned if item.free_channels)
+    notes = []
+    for clamp in channels.clamps:
+        factors = logs[clamp.ids].exp()
+        if bool((factors != factors.flatten()[0]).any()):
+            reason = f"{describe(clamp.node)} has a bound for each channel"
+            notes.append(Skip(clamp.node.name, f"{reason}, divided by {factors.min():.3g} to {factors.max():.3g}"))
+    return tuple(notes)

@@ -1,0 +1,91 @@
+"""The noise model: what it predicts is what rounding costs, and it follows the factors as rescaling does."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from fxedge.compiler.ir.capture import capture
+from fxedge.compiler.ir.constants import constant, constant_nodes, set_constant
+from fxedge.compiler.ir.passes import run_passes
+from fxedge.passes import Canonicalize
+from fxedge.passes._channel_noise import NoiseModel, measure_noise
+from fxedge.passes._channels import ChannelMap, channel_map
+from fxedge.passes._rescale import rescale
+from support import Calls, inputs
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+
+def _net() -> tuple[fx.GraphModule, Tensor]:
+    torch.manual_seed(0)
+    model = Calls(
+        lambda m, x: m.d(F.relu(m.c(F.leaky_relu(m.b(F.relu6(m.a(x))), 0.1))).mean((2, 3))),
+        a=nn.Conv2d(3, 8, 3, padding=1),
+        b=nn.Conv2d(8, 8, 3, groups=8),
+        c=nn.ConvTranspose2d(8, 6, 3),
+        d=nn.Linear(6, 10),
+    )
+    (x,) = inputs((32, 3, 8, 8))
+    gm = capture(model.eval(), (x,))
+    run_passes(gm, [Canonicalize()])
+    return gm, x
+
+
+def _model(gm: fx.GraphModule, x: Tensor, per_tensor: bool = True) -> tuple[NoiseModel, ChannelMap]:
+    channels = channel_map(gm)
+    return measure_noise(gm, channels, [(x,)], per_tensor, seed=0), channels
+
+
+def _zeros(channels: ChannelMap) -> Tensor:
+    return torch.zeros(channels.count, dtype=torch.float64)
+
+
+def _rounded(weight: Tensor, per_tensor: bool, axis: int) -> Tensor:
+    others = [other for other in range(weight.ndim) if other != axis]
+    largest = weight.abs().max() if per_tensor else weight.abs().amax(others, keepdim=True)
+    return torch.round(weight / (largest / 127)) * (largest / 127)
+
+
+@pytest.mark.parametrize("per_tensor", [True, False])
+def test_predicts_what_rounding_the_weights_costs(per_tensor: bool) -> None:
+    gm, x = _net()
+    model, channels = _model(gm, x, per_tensor)
+    predicted = NoiseModel(model.weights, (), per_tensor).total(_zeros(channels)) / 32
+    expected = gm(x)
+    for node in constant_nodes(gm):
+        weight = constant(gm, node)
+        assert weight is not None
+        if weight.ndim > 1:
+            axis = 1 if weight.shape == (8, 6, 3, 3) else 0
+            set_constant(gm, str(node.target), _rounded(weight, per_tensor, axis))
+    scale = expected.square().mean()
+    measured = ((gm(x) - expected).square().sum(1) / scale).mean()
+    assert abs(10 * math.log10(measured / predicted)) < 3
+
+
+@pytest.mark.parametrize("per_tensor", [True, False])
+def test_follows_the_factors(per_tensor: bool) -> None:
+    gm, x = _net()
+    model, channels = _model(gm, x, per_tensor)
+    factors = 2.0 ** torch.randint(-3, 4, (channels.count,), generator=torch.Generator().manual_seed(0)).double()
+    factors[~channels.free] = 1
+    predicted = model.total(factors.log())
+    assert predicted > 1.5 * model.total(_zeros(channels))
+    rescale(gm, channels, factors)
+    gm.recompile()
+    rescaled, _ = _model(gm, x, per_tensor)
+    assert rescaled.total(_zeros(channels)) == pytest.approx(predicted, rel=1e-6)
+
+
+@pytest.mark.parametrize("per_tensor", [True, False])
+def test_the_smooth_form_lies_a_little_above_and_is_convex(per_tensor: bool) -> None:
+    gm, x = _net()
+    model, channels = _model(gm, x, per_tensor)
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn((20, channels.count), generator=generator, dtype=torch.float64)
+    for left, right in zip(points[::2], points[1::2], strict=True):
+        assert model.total(left) < float(model.smooth(left)) < 3 * model.total(left)
+        for noise in (model.total, lambda logs: float(model.smooth(logs))):
+            assert noise((left + right) / 2) <= (noise(left) + noise(right)) / 2
