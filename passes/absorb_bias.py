@@ -8,10 +8,12 @@ back to the others. Through a clamp by numbers a channel is taken only if it sta
 bounds of a clamp with one maximum for each channel move along. c is the lowest value of the channel minus the
 clamp's lower bound. The lowest value is the smaller of
 
-    mean - `deviations` · std    from batch norm statistics, and measured where there are calibration batches
-    the smallest value seen      on the calibration batches and the example inputs
+    mean - `deviations` · std       from batch norm statistics, and measured where there are calibration batches
+    mean - `margin` · (mean - low)  of what the calibration batches show
+    low                             on the example inputs
 
-so on these the function stays what it was, up to rounding. Layers that pad with zeros cannot take a constant.
+and the highest value mirrors it; so on these samples the function stays what it was, up to rounding, and inputs
+may go beyond them by the margin. Layers that pad with zeros cannot take a constant.
 
 Nagel et al., *Data-Free Quantization* (2019), §4.1.3, with 3 deviations.
 """
@@ -50,6 +52,7 @@ class AbsorbBias:
     numerics: ClassVar[Numerics] = "close"
 
     deviations: float = 3.0
+    margin: float = 2.0
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
         sites = [site for node in gm.graph.nodes if (site := _site(gm, node)) is not None]
@@ -75,20 +78,20 @@ class AbsorbBias:
 
     def _reach(self, site: Site, measured: Measured | None, ctx: PassContext) -> tuple[Tensor, Tensor] | None:
         """Lowest and highest value of each channel before its activation, float64; None if nothing is known."""
-        stats = {} if ctx.channel_stats is None else ctx.channel_stats.by_weight
-        stat = stats.get(site.layer.weight_name)
-        lows, highs = [], []
-        for known in (stat, measured if ctx.batches is not None else None):
+        stat = None if ctx.channel_stats is None else ctx.channel_stats.by_weight.get(site.layer.weight_name)
+        sampled = measured if ctx.batches is not None else None
+        lows = [] if measured is None else [measured.low]
+        highs = [] if measured is None else [measured.high]
+        for known in (stat, sampled):
             if known is not None:
-                mean, width = known.mean.double(), self.deviations * known.std.double()
-                lows.append(mean - width)
-                highs.append(mean + width)
-        if not lows:
+                lows.append(known.mean - self.deviations * known.std)
+                highs.append(known.mean + self.deviations * known.std)
+        if sampled is not None:
+            lows.append(sampled.mean - self.margin * (sampled.mean - sampled.low))
+            highs.append(sampled.mean + self.margin * (sampled.high - sampled.mean))
+        if stat is None and sampled is None:
             return None
-        if measured is not None:
-            lows.append(measured.low.double())
-            highs.append(measured.high.double())
-        return torch.stack(lows).amin(0), torch.stack(highs).amax(0)
+        return torch.stack(lows).amin(0).double(), torch.stack(highs).amax(0).double()
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,12 +65,20 @@ def test_moves_what_the_samples_always_exceed() -> None:
         %3 = conv2d.default(%2, @2.weight, @2.bias, [1, 1], [0, 0], [1, 1], 1)
         return %3""")
     moved = first.bias.detach() - get_constant(gm, "0.bias")
-    values = first(*inputs(IMAGE)).detach()
-    lowest = torch.minimum(
-        values.amin((0, 2, 3)), values.mean((0, 2, 3)) - 3 * values.std((0, 2, 3), correction=0)
-    )
+    values = first(*inputs(IMAGE)).detach().movedim(1, 0).flatten(1)
+    mean = values.mean(1)
+    lowest = torch.minimum(mean - 2 * (mean - values.amin(1)), mean - 3 * values.std(1, correction=0))
     torch.testing.assert_close(moved, torch.where(lowest > 0, lowest, 0.0))
     torch.testing.assert_close(get_constant(gm, "2.bias"), (second.weight.detach().sum((2, 3)) * moved).sum(1))
+
+
+def test_inputs_may_go_beyond_the_samples_by_the_margin() -> None:
+    model = nn.Sequential(conv(3, 4, bias=(9.0, 0.1, -9.0, 6.0)), nn.ReLU(), conv(4, 2, 3))
+    gm, _, _ = absorb(model)
+    beyond = 1.8 * inputs(IMAGE)[0]
+    torch.testing.assert_close(gm(beyond), model(beyond).detach())
+    far = 30 * inputs(IMAGE)[0]
+    assert not torch.allclose(gm(far), model(far).detach())
 
 
 def test_batch_norm_statistics_do_without_samples() -> None:
