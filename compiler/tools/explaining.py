@@ -13,6 +13,9 @@ from ..pipeline.loss import Loss
 from ..pipeline.lower import CAPTURE
 from .tables import make_table, plural, print_table
 
+# A layer that adds less than this share of the noise is not what the loss is owed to.
+_ONE_LAYERS_SHARE = 0.2
+
 
 def print_explanation(console: Console, found: Explanation) -> None:
     """Two tables and the verdict."""
@@ -86,6 +89,11 @@ def _verdict(found: Explanation) -> list[str]:
 
 def _culprit_line(culprit: Culprit) -> str:
     where = f"{culprit.module} ({culprit.node})" if culprit.module else culprit.node
+    if culprit.share - culprit.before < _ONE_LAYERS_SHARE:
+        return (
+            f"The loss builds up over many layers: {culprit.share:.0%} of the noise at the outputs is there after "
+            f"{where}, with everything behind it in float."
+        )
     return (
         f"The loss appears at {where}: with everything behind it in float, {culprit.share:.0%} of the noise at "
         f"the outputs is there already, and {culprit.before:.0%} with everything from it on in float."

@@ -60,6 +60,15 @@ def test_nothing_lost(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out.splitlines()[-1] == "Nothing is lost: the outputs are those of the float model."
 
 
+def test_a_loss_without_one_culprit(capsys: pytest.CaptureFixture[str]):
+    spread = replace(FOUND, culprit=Culprit("add_3", "", 0.47, 0.51))
+    print_explanation(make_console(), spread)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "The loss builds up over many layers: 51% of the noise at the outputs is there after add_3, with everything "
+        "behind it in float."
+    )
+
+
 def test_certificates():
     assert certificate(None, None) == ""
     assert certificate(0.0, None) == "same outputs"
