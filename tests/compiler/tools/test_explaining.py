@@ -64,8 +64,8 @@ def test_a_loss_without_one_culprit(capsys: pytest.CaptureFixture[str]):
     spread = replace(FOUND, culprit=Culprit("add_3", "", 0.47, 0.51))
     print_explanation(make_console(), spread)
     assert capsys.readouterr().out.splitlines()[-1] == (
-        "The loss builds up over many layers: 51% of the noise at the outputs is there after add_3, with everything "
-        "behind it in float."
+        "The loss builds up over many layers: 51% of the noise at the outputs is there after add_3, with "
+        "everything behind it in float."
     )
 
 
