@@ -3,6 +3,7 @@
 from .canonicalize import Canonicalize
 from .clean_qdq import CleanQdq
 from .correct_bias import CorrectBias
+from .equalize_layers import EqualizeLayers
 from .fix_saturation import FixSaturation
 from .fold_batch_norm import FoldBatchNorm
 from .fuse_activation import FuseActivation
@@ -12,6 +13,7 @@ __all__ = [
     "Canonicalize",
     "CleanQdq",
     "CorrectBias",
+    "EqualizeLayers",
     "FixSaturation",
     "FoldBatchNorm",
     "FuseActivation",

@@ -37,6 +37,9 @@ _CHUNK = 2  # samples of one backward pass
 _QUANTIZED = frozenset({*OPS, aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.cat.default}) | {
     aten.leaky_relu.default,
     aten.prelu.default,
+    aten.layer_norm.default,
+    aten.matmul.default,
+    aten.bmm.default,
 }
 
 

@@ -93,8 +93,8 @@ class EqualizeLayers:
         if not after < self.worth * before:
             reason = f"scaling would change the noise expected of quantization by {after / before - 1:.1%}"
             return PassResult(0, (*skipped, Skip(names, reason)))
-        notes = (Skip(names, f"the noise expected of quantization falls to {after / before:.3g} of what it was"),)
-        notes += _clamp_notes(channels, pinned, logs)
+        gain = Skip(names, f"the noise expected of quantization falls to {after / before:.3g} of what it was")
+        notes = (gain, *_clamp_notes(channels, pinned, logs))
         changes = rescale(gm, with_pinned(channels, pinned), logs.exp(), ctx.channel_stats)
         changes += drop_unreached(gm, pinned)
         return PassResult(changes, tuple(skipped), notes=notes)
@@ -163,7 +163,7 @@ def _minimize(model: NoiseModel, groups: Groups) -> Tensor:
         return result
 
     with torch.enable_grad():
-        search.step(loss)  # type: ignore[no-untyped-call]
+        search.step(loss)
     return logs().detach()
 
 
