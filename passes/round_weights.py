@@ -1,0 +1,166 @@
+"""Choose each integer weight so that its layer's output is right, not so that the weight itself is closest.
+
+Layer after layer through the integer simulation of the target, on the integers that each layer really reads (all
+earlier layers rounded already). Each convolution, transposed convolution and linear that runs on integers gets new
+integers on the grid that it has (same scale, within its qmin and qmax); nothing else in the graph changes.
+
+* `nearest`: what the weights are after InsertQdq.
+* `gptq`: by the Hessian of the layer's output error, without training; see `_gptq.py`.
+
+A channel that its new integers do not serve better keeps the ones it had. A weight that several layers read is
+left alone. Rounding may shift a layer's mean: correct biases after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, fx
+
+from ..compiler.ir.constants import constant, set_constant
+from ..compiler.ir.nodes import sole_user
+from ..compiler.ir.ops import OPS
+from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
+from ..compiler.ir.stages import Stage
+from ..compiler.quant.program import IntegerStep, build_program
+from ..compiler.quant.walk import FloatWalk, samples_within, walk
+from ._gptq import round_by_hessian
+from ._layer_rows import LayerRows, by_group, from_groups
+
+Method = Literal["nearest", "gptq"]
+
+_MEMORY = 5 * 2**29  # bytes that the values of all samples may take together, generously counted
+
+
+@dataclass(frozen=True, slots=True)
+class RoundWeights:
+    """New integer weights by `method`, tuned on up to `samples` calibration samples and, of all of them together,
+    at about `positions` output positions of each layer."""
+
+    method: Method = "gptq"
+    samples: int = 128
+    positions: int = 2**15
+
+    name: ClassVar[str] = "round-weights"
+    requires: ClassVar[Stage] = Stage.QUANTIZED
+    ensures: ClassVar[Stage] = Stage.QUANTIZED
+    numerics: ClassVar[Numerics] = "changes"
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
+        if self.method == "nearest":
+            return PassResult(0)
+        if (reason := _missing(ctx)) is not None:
+            return PassResult(0, (Skip("all layers", reason),))
+        assert ctx.target is not None
+        assert ctx.reference is not None
+        batches = list(_take(ctx, self.samples))
+        program = build_program(gm, ctx.target, ctx.kept)
+        steps = [step for step in program.steps if isinstance(step, IntegerStep) and step.anchor.target in OPS]
+        found = {step.anchor: _match(gm, ctx.reference, step) for step in steps}
+        layers = {node: real for node, real in found.items() if isinstance(real, Tensor)}
+        floats = FloatWalk(ctx.reference, batches, [node.name for node in layers])
+        samples = sum(len(batch[0]) for batch in batches)
+        rounding = _Rounding(floats, layers, max(1, self.positions // samples), ctx.seed)
+        walk(program, batches, rounding.visit, ctx.progress)
+        for node, weight in rounding.changed.items():
+            set_constant(gm, _stored_name(node), weight)
+        skipped = [result for result in found.values() if isinstance(result, Skip)]
+        return PassResult(len(rounding.changed), tuple(skipped))
+
+
+def _missing(ctx: PassContext) -> str | None:
+    """Why nothing can be measured."""
+    if ctx.target is None:
+        return "no target is given, whose arithmetic the weights are for"
+    if ctx.reference is None:
+        return "the float graph is not known, whose outputs the weights should give"
+    if ctx.batches is None:
+        return "there are no calibration samples to measure outputs on"
+    return None
+
+
+def _take(ctx: PassContext, samples: int) -> Iterator[tuple[Tensor, ...]]:
+    """The first batches of together at most `samples` that fit the memory; one at least."""
+    assert ctx.batches is not None
+    assert ctx.reference is not None
+    left = min(samples, samples_within(ctx.reference, _MEMORY))
+    for batch in ctx.batches():
+        yield batch
+        left -= len(batch[0])
+        if left < len(batch[0]):
+            return
+
+
+def _match(gm: fx.GraphModule, reference: fx.GraphModule, step: IntegerStep) -> Tensor | Skip:
+    """The layer's float weight, or why its integers stay."""
+    node = step.anchor
+    dequantized = _weight_argument(node)
+    stored = dequantized.args[0]
+    assert isinstance(stored, fx.Node)
+    if sole_user(dequantized) is None or sole_user(stored) is None:
+        return Skip(node.name, f"its weight {stored.target} is shared with another layer")
+    layer = next((other for other in reference.graph.nodes if other.name == node.name), None)
+    real = (
+        None if layer is None or layer.target is not node.target else constant(reference, _weight_argument(layer))
+    )
+    if real is None or step.weight is None or real.shape != step.weight.shape:
+        return Skip(node.name, "the float graph has no layer of this name and shape")
+    return real
+
+
+def _weight_argument(node: fx.Node) -> fx.Node:
+    weight = node.args[OPS[node.target].weight]  # type: ignore[index]
+    assert isinstance(weight, fx.Node)
+    return weight
+
+
+def _stored_name(node: fx.Node) -> str:
+    stored = _weight_argument(node).args[0]
+    assert isinstance(stored, fx.Node)
+    return str(stored.target)
+
+
+@dataclass(slots=True)
+class _Rounding:
+    """Visits the layers in order; `changed` holds the new integers by layer."""
+
+    floats: FloatWalk
+    layers: dict[fx.Node, Tensor]
+    positions: int
+    seed: int
+    changed: dict[fx.Node, Tensor] = field(default_factory=dict)
+    seen: dict[fx.Node, IntegerStep] = field(default_factory=dict)
+
+    def visit(self, step: IntegerStep, inputs: Sequence[Sequence[Tensor]]) -> IntegerStep:
+        node = step.anchor
+        if node not in self.layers:
+            return step
+        if node not in self.seen:  # else it is quantized twice, with other parameters
+            rows = LayerRows(step, inputs[0], self.floats.value(node.name), self.positions, self.seed)
+            self.seen[node] = dataclasses.replace(step, weight=self._rounded(step, rows))
+        weight = self.seen[node].weight
+        assert weight is not None
+        assert step.weight is not None
+        if not torch.equal(weight, step.weight):
+            self.changed[node] = weight
+        return dataclasses.replace(step, weight=weight)
+
+    def _rounded(self, step: IntegerStep, rows: LayerRows) -> Tensor:
+        """Integers for the layer, in the weight's own shape and type."""
+        qp = step.weight_qparams
+        assert qp is not None
+        assert step.weight is not None
+        shape = [1] * step.weight.ndim
+        if qp.axis is not None:
+            shape[qp.axis] = -1
+        real = by_group(step, self.layers[step.anchor].double() / qp.scale_tensor().double().reshape(shape))
+        start = by_group(step, step.weight.double())
+        hessian = torch.zeros(1, dtype=torch.float64)
+        for x, _ in rows:
+            hessian = hessian + x.transpose(1, 2) @ x
+        found = round_by_hessian(hessian, real, start, qp.qmin, qp.qmax)
+        return from_groups(step, found).to(step.weight.dtype)
