@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...backends.base import Backend
+from ...passes.fix_saturation import FixSaturation
 from ..ir.nodes import input_name, placeholders
 from ..ir.passes import PassReport
 from ..ir.shapes import tensor_meta
@@ -18,6 +19,7 @@ from .manifest import (
     OutputEntry,
     ParityEntry,
     PassEntry,
+    SaturationEntry,
     ShareEntry,
     TargetEntry,
     TensorEntry,
@@ -61,6 +63,21 @@ def input_entries(model: FloatModel) -> tuple[TensorEntry, ...]:
     return tuple(entries)
 
 
+def saturation_entry(lowered: Lowered) -> SaturationEntry | None:
+    proof = lowered.saturation
+    if proof is None:
+        return None
+    fixes = [result for name, result in lowered.passes.items() if name.startswith(FixSaturation.name)]
+    return SaturationEntry(
+        isa=proof.isa,
+        channels=proof.channels,
+        proven=proof.channels - sum(proof.unsafe.values()),
+        repaired=max((result.changes for result in fixes), default=0),
+        largest=proof.largest,
+        unsafe=dict(proof.unsafe),
+    )
+
+
 def target_entry(backend: Backend, lowered: Lowered, checked: Checked, options: CompileOptions) -> TargetEntry:
     name = backend.spec.name
     program, end = lowered.program, checked.end_to_end
@@ -97,6 +114,7 @@ def target_entry(backend: Backend, lowered: Lowered, checked: Checked, options: 
         accuracy=share_entry(checked.accuracy),
         agreement=share_entry(checked.agreement),
         notes=backend.spec.notes,
+        saturation=saturation_entry(lowered),
     )
 
 

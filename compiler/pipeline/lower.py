@@ -16,8 +16,10 @@ from ..ir.progress import Progress, Silent
 from ..ir.shapes import annotate
 from ..quant.calibrate import CalibrationStats, calibrate
 from ..quant.channel_stats import ChannelStats
+from ..quant.isa import choose_isa
 from ..quant.plan import Plan, plan_quantization
 from ..quant.program import Program, build_program
+from ..quant.saturation import SaturationProof, prove_unsaturated
 from ..quant.target import TargetSpec
 from .fitting import require_fit
 from .options import CompileOptions
@@ -43,11 +45,13 @@ class FloatModel:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """One target's plan and program, and what its passes did."""
+    """One target's plan and program, what its passes did, and whether 16-bit sums can saturate (None where the
+    target's kernels have none)."""
 
     plan: Plan
     program: Program
     passes: PassReport
+    saturation: SaturationProof | None = None
 
 
 def prepare(
@@ -120,7 +124,14 @@ def lower(
     progress: Progress | None = None,
     after: After | None = None,
 ) -> Lowered:
-    """The program of one target, after the recipe's passes on its quantized graph; `model` is not changed."""
+    """The program of one target, after the recipe's passes on its quantized graph; `model` is not changed.
+
+    Raises:
+        InputError: the target knows nothing of the instruction set asked for.
+        PassError: see there.
+    """
+    options = options or CompileOptions()
+    isa = choose_isa(spec, options.isa)
     gm = copy_graph(model.gm)
     ctx = PassContext(
         target=spec,
@@ -131,9 +142,10 @@ def lower(
         kept=plan.kept,
         progress=progress or Silent(),
     )
-    recipe = make_recipe(options or CompileOptions())
+    recipe = make_recipe(options)
     report = run_passes(gm, [InsertQdq(plan, stats), CleanQdq(), *recipe.integers], ctx, after)
-    return Lowered(plan, build_program(gm, spec, plan.kept), report)
+    program = build_program(gm, spec, plan.kept)
+    return Lowered(plan, program, report, None if isa is None else prove_unsaturated(program, isa))
 
 
 def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:

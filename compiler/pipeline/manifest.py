@@ -71,6 +71,19 @@ class ParityEntry(_Entry):
     samples: int
 
 
+class SaturationEntry(_Entry):
+    """Whether sums of two products in 16 bits can saturate on `isa`: `proven` of `channels` output channels of
+    layers with weights cannot, `repaired` of them because a pass changed their weights. `largest` is the largest
+    sum that any activations can give (None: the kernels sum in 32 bits); `unsafe` has the rest, by layer."""
+
+    isa: str
+    channels: int
+    proven: int
+    repaired: int
+    largest: int | None
+    unsafe: dict[str, int]
+
+
 class ShareEntry(_Entry):
     """`hits` of `total`, with the 95 % interval (Wilson)."""
 
@@ -99,6 +112,7 @@ class TargetEntry(_Entry):
     accuracy: ShareEntry | None = None
     agreement: ShareEntry | None = None
     notes: tuple[str, ...] = ()
+    saturation: SaturationEntry | None = None
 
 
 class CalibrationEntry(_Entry):

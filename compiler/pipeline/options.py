@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..ir.capture import Tracer
 from ..quant.collectors import CollectorMethod
+from ..quant.isa import SAFE
 from ..quant.layer_options import LayerOptions
 from ..quant.weight_range import WeightRange
 
@@ -17,7 +18,8 @@ class CompileOptions:
 
     `golden_samples` is the number of calibration samples kept in the bundle as test vectors; `parity_samples`
     the number of samples on which simulated and deployed are compared end to end (of the evaluation data where
-    there is some, else of the calibration data), None for all. `timed_runs` 0 leaves latency out.
+    there is some, else of the calibration data), None for all. `timed_runs` 0 leaves latency out. `isa` is the
+    instruction set that the artifact must be exact on, as in `choose_isa`.
     """
 
     calibration: CollectorMethod = field(default_factory=lambda: CollectorMethod.parse("percentile"))
@@ -26,6 +28,7 @@ class CompileOptions:
     per_tensor_weights: bool = False
     weight_bits: int = 8
     weight_range: WeightRange = "minmax"
+    isa: str = SAFE
     layers: Mapping[str, LayerOptions] = field(default_factory=dict)
     tracer: Tracer = "export"
     dynamic_axes: tuple[int, ...] = (0,)

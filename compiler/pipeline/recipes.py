@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...passes.canonicalize import Canonicalize
+from ...passes.fix_saturation import FixSaturation
 from ...passes.fold_batch_norm import FoldBatchNorm
 from ...passes.fuse_activation import FuseActivation
 from ..ir.errors import InputError
@@ -32,6 +33,7 @@ def _fast(options: CompileOptions) -> Recipe:
             FoldBatchNorm(),
             FuseActivation(),
         ),
+        integers=(FixSaturation(options.isa),),
     )
 
 

@@ -27,6 +27,7 @@ from ..ir.errors import InputError
 from ..pipeline.options import CompileOptions
 from ..pipeline.preprocess import Preprocess
 from ..quant.collectors import CollectorMethod
+from ..quant.isa import SAFE
 from ..quant.layer_options import LayerOptions
 from ..quant.weight_range import WeightRange
 from .flags import comma_list
@@ -64,6 +65,7 @@ class CompileConfig(BaseModel):
     per_tensor: bool = False
     weight_bits: int = Field(8, ge=2, le=8)
     weight_range: WeightRange = "minmax"
+    isa: str = SAFE
     tracer: Literal["export", "symbolic"] = "export"
     dynamic_axes: tuple[int, ...] = (0,)
     batch_size: int = Field(32, ge=1)
@@ -103,6 +105,7 @@ class CompileConfig(BaseModel):
             per_tensor_weights=self.per_tensor,
             weight_bits=self.weight_bits,
             weight_range=self.weight_range,
+            isa=self.isa,
             layers={glob: layer.options() for glob, layer in self.layers.items()},
             tracer=self.tracer,
             dynamic_axes=self.dynamic_axes,

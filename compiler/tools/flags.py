@@ -49,6 +49,10 @@ WeightBits = Annotated[
 WeightRange = Annotated[
     str | None, typer.Option(metavar="minmax|mse", help="Cover all weights, or clip for the least error.")
 ]
+Isa = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|safe|native", help="Instruction set on which no sum may saturate: avx2, vnni, ..."),
+]
 Tracer = Annotated[str | None, typer.Option(metavar="export|symbolic", help="How the model is captured.")]
 DynamicAxes = Annotated[
     str | None, typer.Option(metavar="0,1", help="Axes of every input whose size may vary. Default: 0, the batch.")

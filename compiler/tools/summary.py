@@ -16,8 +16,9 @@ from ... import __version__
 from ..pipeline.accuracy import Share
 from ..pipeline.check import Checked, Latency
 from ..pipeline.driver import TargetResult
-from ..pipeline.entries import share_entry
+from ..pipeline.entries import saturation_entry, share_entry
 from ..quant.plan import Plan
+from ..quant.saturation import SaturationProof
 from .compiling import Outcome
 from .tables import first_few, group_reasons, make_table, plural, print_table, size_text
 
@@ -41,6 +42,7 @@ def print_summary(console: Console, outcome: Outcome) -> None:
             soft_wrap=True,
         )
     for name, result in report.results.items():
+        _print_saturation(console, name, result.lowered.saturation)
         _print_floats(console, name, result.lowered.plan)
     for name, reason in outcome.skipped.items():
         console.print(f"skipped {name}: {reason}", soft_wrap=True)
@@ -124,6 +126,16 @@ def _stages(seconds: dict[str, float]) -> str:
     return ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != _VERIFICATION)
 
 
+def _print_saturation(console: Console, name: str, proof: SaturationProof | None) -> None:
+    """Which layers can saturate, where a recipe does not see to it that none can."""
+    if proof is not None and proof.unsafe:
+        channels = f"{sum(proof.unsafe.values())} of {proof.channels}"
+        console.print(
+            f"{name} can saturate on {proof.isa} in {channels} channels: {first_few(list(proof.unsafe))}",
+            soft_wrap=True,
+        )
+
+
 def _print_floats(console: Console, name: str, plan: Plan) -> None:
     if not plan.floats:
         return
@@ -163,12 +175,18 @@ def _target_json(result: TargetResult) -> dict[str, Any]:
             "nodes_worst_lsb": max((node.worst for node in checked.nodes), default=0),
             "end_to_end": dataclasses.asdict(checked.end_to_end),
         },
+        "saturation": _saturation_json(result),
         "size": result.size,
         "float_size": result.float_size,
         "latency": None if checked.latency is None else dataclasses.asdict(checked.latency),
         "integer_ops": len(plan.ops),
         "float_ops": [{"node": skip.node, "reason": skip.reason} for skip in plan.floats],
     }
+
+
+def _saturation_json(result: TargetResult) -> dict[str, Any] | None:
+    entry = saturation_entry(result.lowered)
+    return None if entry is None else entry.model_dump()
 
 
 def _share_json(share: Share | None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ def test_defaults_are_those_of_the_command_line():
     assert (options.golden_samples, options.parity_samples, options.timed_runs, options.threads) == (4, 64, 20, 1)
     assert options.float_artifact
     assert not options.per_tensor_weights
+    assert options.isa == "safe"
     assert (options.weight_bits, options.weight_range, options.layers) == (8, "minmax", {})
 
 

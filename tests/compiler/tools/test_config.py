@@ -18,6 +18,7 @@ recipe = "default"
 per_tensor = true
 weight_bits = 6
 weight_range = "mse"
+isa = "vnni"
 tracer = "symbolic"
 dynamic_axes = [0, 1]
 batch_size = 8
@@ -72,7 +73,7 @@ def test_everything_in_a_file(tmp_path: Path):
     options = config.options()
     assert str(options.calibration) == "percentile:99.9"
     assert options.keep_float == ("features.0.*",)
-    assert (options.weight_bits, options.weight_range) == (6, "mse")
+    assert (options.weight_bits, options.weight_range, options.isa) == (6, "mse", "vnni")
     head = LayerOptions(weight_bits=4, per_tensor=False, weight_range="minmax")
     assert options.layers == {"features.18.*": LayerOptions(quantize=False), "head": head}
     assert list(options.layers) == ["features.18.*", "head"]

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 from fxedge.compiler.ir.errors import UnsupportedOpsError
 from fxedge.compiler.pipeline.check import Latency
+from fxedge.compiler.quant.saturation import SaturationProof
 from fxedge.compiler.tools import summary
+from rich.console import Console
 from small_compile import patch_backend, patch_missing
 
 ARGUMENTS = ("--calib", "net.py:batches", "--target", "onnx", "-o", "out", "-q")
@@ -37,6 +39,20 @@ def test_ops_left_float_are_grouped_by_reason(fxedge: Callable, net: str):
     out = fxedge("compile", f"{net}:make", *ARGUMENTS, "--timed-runs", "0", "--no-float", "--keep-float", "4")[1]
     assert out.splitlines()[-2:] == ["onnx runs 1 op in float:", "  1 × kept float by '4': 4 (linear)"]
     assert "→" not in out
+
+
+def test_layers_that_can_saturate_are_named(capsys: pytest.CaptureFixture[str]):
+    console = Console(width=200)
+    summary._print_saturation(console, "x86", SaturationProof("avx2", 40, 33000, {"a": 2, "b": 1}))
+    summary._print_saturation(console, "onnx", SaturationProof("avx2", 40, 32640))
+    summary._print_saturation(console, "qnnpack", None)
+    assert capsys.readouterr().out == "x86 can saturate on avx2 in 3 of 40 channels: a, b\n"
+
+
+def test_the_instruction_set_that_was_asked_for(fxedge: Callable, net: str):
+    out = fxedge("compile", f"{net}:make", *ARGUMENTS, "--timed-runs", "0", "--json", "--isa", "vnni")[1]
+    found = json.loads(out)["targets"]["onnx"]["saturation"]
+    assert (found["isa"], found["proven"], found["largest"]) == ("vnni", found["channels"], None)
 
 
 def test_as_json(fxedge: Callable, net: str):
