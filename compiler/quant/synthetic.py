@@ -8,8 +8,8 @@ all scales that excite a network's deeper channels as photographs do.
 
 Measured on TensorFlow's MobileNetV2, weights int8 per tensor, 32 images: of the shifts that rounding gives the
 channels' means (squared, in units of the channels' variance, summed over the layers), these scenes miss 2 %, as
-much as 32 photographs miss of 64 others; 1/f noise misses 17 %, white noise 47 %. Calibrated and bias-corrected on
-64 of them the network has the float accuracy (80.6 % of 500 images; ranges by min and max).
+much as 32 photographs miss of 64 others; 1/f noise misses 17 %, white noise 47 %. Calibrated by min and max and
+bias-corrected on 64 of them the network classifies 80.4 and 80.0 % of 500 images (two seeds; float 80.6 %).
 """
 
 from __future__ import annotations
