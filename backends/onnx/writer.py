@@ -69,8 +69,8 @@ class Writer:
     def nibbles(self, name: str, value: Tensor) -> str:
         """Integers of -8 to 7, stored as int4 under `name` and cast to int8.
 
-        onnxruntime casts them when it loads the model, before it looks for convolutions to fuse. One that reads int4
-        through its DequantizeLinear stays float (onnxruntime 1.31).
+        onnxruntime casts them when it loads the model, before it looks for convolutions to fuse. One that reads
+        int4 through its DequantizeLinear stays float (onnxruntime 1.31).
         """
         low = value.detach().cpu().contiguous().flatten().to(torch.uint8) & 0xF
         low = torch.nn.functional.pad(low, (0, low.numel() % 2))

@@ -15,6 +15,7 @@ from ..quant.weight_range import WeightRange
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
     """`keep_float`, the weight options and `layers` as in `plan_quantization`, `dynamic_axes` as in `capture`.
+    `split_ratio` is the share of channels that `split_outliers` may add, None for what the recipe has.
 
     `golden_samples` is the number of calibration samples kept in the bundle as test vectors; `parity_samples`
     the number of samples on which simulated and deployed are compared end to end (of the evaluation data where
@@ -30,6 +31,7 @@ class CompileOptions:
     weight_range: WeightRange = "minmax"
     isa: str = SAFE
     layers: Mapping[str, LayerOptions] = field(default_factory=dict)
+    split_ratio: float | None = None
     tracer: Tracer = "export"
     dynamic_axes: tuple[int, ...] = (0,)
     float_artifact: bool = True

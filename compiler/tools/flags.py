@@ -53,6 +53,10 @@ Isa = Annotated[
     str | None,
     typer.Option(metavar="NAME|safe|native", help="Instruction set on which no sum may saturate: avx2, vnni, ..."),
 ]
+SplitRatio = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Share of channels added by splitting those with outliers: 0.02. 0 for none."),
+]
 Tracer = Annotated[str | None, typer.Option(metavar="export|symbolic", help="How the model is captured.")]
 DynamicAxes = Annotated[
     str | None, typer.Option(metavar="0,1", help="Axes of every input whose size may vary. Default: 0, the batch.")

@@ -13,6 +13,7 @@ def test_defaults_are_those_of_the_command_line():
     assert not options.per_tensor_weights
     assert options.isa == "safe"
     assert (options.weight_bits, options.weight_range, options.layers) == (8, "minmax", {})
+    assert options.split_ratio is None
 
 
 def test_options_are_a_value():

@@ -126,6 +126,14 @@ def test_every_problem_is_named_at_once(tmp_path: Path):
     )
 
 
+def test_a_ratio_is_a_share(tmp_path: Path):
+    path = tmp_path / "fxedge.toml"
+    assert failure(tmp_path, "split_ratio = 2") == (
+        f"the options (flags and {path}): split_ratio is 2: input should be less than or equal to 1."
+    )
+    assert make_config({"split_ratio": 0.0}, None).options().split_ratio == 0.0
+
+
 def test_unknown_keys(tmp_path: Path):
     path = tmp_path / "fxedge.toml"
     message = failure(tmp_path, "batchsize = 3")
