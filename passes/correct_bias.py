@@ -3,9 +3,11 @@
 Empirical: layer after layer through the integer simulation of the target itself, all earlier layers corrected
 already. For each convolution, transposed convolution and linear that runs on integers, d = the float layer's
 output before its activation minus what the integer inputs and the integer weights give, averaged over samples
-and positions for each output channel; bias += d. The bias is stored as the target takes it (float32, or int32 of
-scale s_x·s_w), and the walk goes on with the stored one, so later layers see its rounding. A layer without a bias
-gets one; a bias that other layers read too is copied first.
+and positions for each output channel; bias += d. Positions count by the squared slope of the activation that
+follows: what relu cuts off, or SiLU flattens, shows in no result, and a mean that it dominates moves the rest away
+(YOLOX-nano: mAP fell from 27.6 to 20.8 with plain means). The bias is stored as the target takes it (float32, or
+int32 of scale s_x·s_w), and the walk goes on with the stored one, so later layers see its rounding. A layer
+without a bias gets one; a bias that other layers read too is copied first.
 
 The mean over few samples is an estimate: with standard error e (from the spread over samples) d is shrunk by
 1 - e²/d², and to zero below e (James and Stein, 1961, positive part), so that noise is not written into a bias
@@ -33,9 +35,11 @@ from ..compiler.ir.stages import Stage
 from ..compiler.quant.program import IntegerStep, build_program
 from ..compiler.quant.qnodes import insert_constant_dequantize
 from ..compiler.quant.walk import FloatWalk, samples_within, walk
+from ._slopes import Slopes
 from .insert_qdq import bias_qparams
 
 _MEMORY = 2**30  # bytes that the values of all samples may take together
+_TINY = torch.finfo(torch.float64).tiny
 _LARGEST_BIAS = 2**30  # of an int32 bias: the accumulator needs room for the sum
 
 
@@ -65,7 +69,8 @@ class CorrectBias:
             for step in program.steps
             if isinstance(step, IntegerStep) and step.anchor.target in OPS
         ]
-        correction = _Correction(FloatWalk(ctx.reference, batches, layers), ctx.target.bias == "int32")
+        floats = FloatWalk(ctx.reference, batches, layers)
+        correction = _Correction(floats, Slopes(ctx.reference), ctx.target.bias == "int32")
         walk(program, batches, correction.visit, ctx.progress)
         for step in correction.corrected:
             _store(gm, step)
@@ -100,6 +105,7 @@ class _Correction:
     """Visits the layers in order; holds the steps whose bias changed and the layers that keep theirs."""
 
     floats: FloatWalk
+    slopes: Slopes
     integer_bias: bool
     corrected: list[IntegerStep] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
@@ -109,14 +115,9 @@ class _Correction:
         if step.anchor in self.biases:  # quantized twice, with other parameters
             return dataclasses.replace(step, bias=self.biases[step.anchor])
         wanted = self.floats.value(step.anchor.name)
-        differences = [
-            _channel_means(step, value) - _channel_means(step, _accumulate(step, x)) * _scale(step)
-            for value, x in zip(wanted, inputs[0], strict=True)
-        ]
-        missing = torch.cat(differences)
-        if step.bias is not None:
-            missing = missing - _bias_value(step)
-        bias = _new_bias(step, missing, self.integer_bias)
+        found = [_errors(step, value, x, self.slopes) for value, x in zip(wanted, inputs[0], strict=True)]
+        errors, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+        bias = _new_bias(step, shrunk(errors, weights), self.integer_bias)
         self.biases[step.anchor] = step.bias if bias is None else bias
         if bias is None:
             self.skipped.append(Skip(step.anchor.name, "its mean error is within the noise of the samples"))
@@ -134,12 +135,22 @@ def _accumulate(step: IntegerStep, x: Tensor) -> Tensor:
     return step.anchor.target(centered, step.weight.float(), None, **attrs)  # type: ignore[operator]
 
 
-def _channel_means(step: IntegerStep, value: Tensor) -> Tensor:
-    """Means over positions, float64 [samples, out]; a value without a batch axis is one sample."""
+def _errors(step: IntegerStep, value: Tensor, x: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
+    """Sums over positions of weight · error and of the weights, float64 [samples, out] each; `value` is the float
+    layer's output, `x` the integers that the layer reads."""
     spatial = OPS[step.anchor.target].spatial  # type: ignore[index]
-    last = value.movedim(-1 - spatial, -1)
     samples = value.shape[0] if value.ndim >= spatial + 2 else 1
-    return last.reshape(samples, -1, last.shape[-1]).mean(1, dtype=torch.float64)
+
+    def by_position(tensor: Tensor) -> Tensor:
+        last = tensor.movedim(-1 - spatial, -1)
+        return last.reshape(samples, -1, last.shape[-1])
+
+    given = by_position(_accumulate(step, x)).double() * _scale(step)
+    if step.bias is not None:
+        given = given + _bias_value(step)
+    wanted = by_position(value)
+    weight = slopes.squared(step.anchor.name, wanted).double()
+    return ((wanted - given) * weight).sum(1), weight.sum(1)
 
 
 def _scale(step: IntegerStep) -> Tensor:
@@ -154,9 +165,8 @@ def _bias_value(step: IntegerStep) -> Tensor:
     return step.bias.double() * (1.0 if step.bias.is_floating_point() else _scale(step))
 
 
-def _new_bias(step: IntegerStep, missing: Tensor, integer_bias: bool) -> Tensor | None:
-    """The bias with the mean of `missing` [samples, out] added, in the form it is stored; None if that is it."""
-    delta = shrunk(missing)
+def _new_bias(step: IntegerStep, delta: Tensor, integer_bias: bool) -> Tensor | None:
+    """The bias with `delta` [out] added, in the form in which it is stored; None if that is the old one."""
     old = torch.zeros_like(delta) if step.bias is None else _bias_value(step)
     integer = integer_bias if step.bias is None else not step.bias.is_floating_point()
     if integer:
@@ -168,13 +178,16 @@ def _new_bias(step: IntegerStep, missing: Tensor, integer_bias: bool) -> Tensor 
     return None if torch.equal(bias, before) else bias
 
 
-def shrunk(missing: Tensor) -> Tensor:
-    """The mean over samples, shrunk by its own uncertainty; a single sample says nothing of that."""
-    mean, count = missing.mean(0), len(missing)
+def shrunk(errors: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean error [out] of `errors` and `weights` [samples, out], shrunk by its own uncertainty; one
+    sample says nothing of that. A channel in which nothing counts has none."""
+    count, total = len(errors), weights.sum(0)
+    mean = torch.where(total > 0, errors.sum(0) / total.clamp(min=_TINY), 0.0)
     if count == 1:
         return torch.zeros_like(mean)
-    error = missing.var(0) / count
-    keep = 1 - error / mean.square().clamp(min=torch.finfo(torch.float64).tiny)
+    spread = (errors - mean * weights).square().sum(0) * count / (count - 1)
+    uncertainty = spread / total.square().clamp(min=_TINY)
+    keep = 1 - uncertainty / mean.square().clamp(min=_TINY)
     return mean * keep.clamp(min=0)
 
 

@@ -1,0 +1,57 @@
+"""How much of an error in a layer's output the activation after it lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from ..compiler.ir.nodes import sole_user
+from ..compiler.ir.ops import aten, clamp_bounds
+
+_SMOOTH = frozenset(
+    {
+        aten.hardswish.default,
+        aten.hardsigmoid.default,
+        aten.silu.default,
+        aten.gelu.default,
+        aten.sigmoid.default,
+        aten.tanh.default,
+        aten.leaky_relu.default,
+        aten.elu.default,
+    }
+)
+Activation = Callable[[Tensor], Tensor]
+
+
+class Slopes:
+    """Slopes of the activations in a FLOAT graph, by the name of the node before them.
+
+    Where something else than one elementwise activation reads a value, all of an error gets through: slope 1.
+    """
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        self._nodes = {node.name: node for node in gm.graph.nodes}
+
+    def squared(self, name: str, value: Tensor) -> Tensor:
+        """The squared slope at each element of `value`, float32 of its shape."""
+        activation = _activation(self._nodes[name])
+        if activation is None:
+            return torch.ones_like(value)
+        with torch.enable_grad():
+            x = value.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(activation(x).sum(), x)
+        return slope.square()
+
+
+def _activation(node: fx.Node) -> Activation | None:
+    """The activations behind `node` as one function; None where another op reads it too or none follows."""
+    user = sole_user(node)
+    if user is None or not (user.target in _SMOOTH or clamp_bounds(user) is not None):
+        return None
+    assert isinstance(user.target, OpOverload)
+    target, rest = user.target, user.args[1:]
+    behind = _activation(user)
+    return lambda x: target(x, *rest) if behind is None else behind(target(x, *rest))

@@ -1,0 +1,32 @@
+import pytest
+import torch
+from fxedge.passes._slopes import Slopes
+from support import Calls, inputs
+from torch import nn
+from torch.nn import functional as F
+from toy_target import captured
+
+X = inputs((1, 2, 4, 4))
+VALUE = torch.tensor([-4.0, -1.0, 0.5, 8.0])
+
+
+def squared(function) -> list[float]:
+    slopes = Slopes(captured(Calls(function, conv=nn.Conv2d(2, 2, 1)), *X))
+    return slopes.squared("conv2d", VALUE).tolist()
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda m, x: F.relu(m.conv(x)), [0, 0, 1, 1]),
+        (lambda m, x: F.hardtanh(m.conv(x), 0, 6), [0, 0, 1, 0]),
+        (lambda m, x: F.leaky_relu(m.conv(x), 0.5), [0.25, 0.25, 1, 1]),
+        (lambda m, x: F.hardswish(m.conv(x)), [0, (1 / 6) ** 2, (4 / 6) ** 2, 1]),
+        (lambda m, x: F.hardtanh(F.leaky_relu(m.conv(x), 0.5), 0, 6), [0, 0, 1, 0]),
+        (lambda m, x: m.conv(x), [1, 1, 1, 1]),
+        (lambda m, x: F.max_pool2d(m.conv(x), 2), [1, 1, 1, 1]),
+        (lambda m, x: F.relu(y := m.conv(x)) + y, [1, 1, 1, 1]),
+    ],
+)
+def test_of_the_activation_that_alone_reads_the_value(function, expected):
+    assert squared(function) == pytest.approx(expected)
