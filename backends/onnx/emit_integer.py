@@ -20,7 +20,7 @@ from .arithmetic import GATE, HALF, pad_value, sixth
 from .emit_pools import onnx_pads, pad_mode
 from .emit_products import spread
 from .emit_views import split_sizes
-from .shapes import shape
+from .shapes import Size, shape
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -99,8 +99,16 @@ def linear(emitter: Emitter, step: IntegerStep) -> str | None:
     operands = emitter.product_operands(step, rows)
     product = w.op("Gemm", operands, name, transB=1)
     integers = emitter.quantize(product, step.out_qparams, f"{name}/quantized")
-    target = [size if isinstance(size, int) else -1 for size in sizes]
-    return w.op("Reshape", [integers, w.ints(target)], emitter.inner_name(step))
+    return w.op("Reshape", [integers, _rows_apart(emitter, step, sizes)], emitter.inner_name(step))
+
+
+def _rows_apart(emitter: Emitter, step: IntegerStep, sizes: Sequence[Size]) -> str:
+    """The shape that rows are given back: `sizes`, read from the input where several of them are symbolic."""
+    w = emitter.writer
+    if sum(not isinstance(size, int) for size in sizes) <= 1:
+        return w.ints([size if isinstance(size, int) else -1 for size in sizes])
+    before = w.op("Shape", [_input(emitter, step)], f"{step.anchor.name}/sizes", end=len(sizes) - 1)
+    return w.op("Concat", [before, w.ints([-1])], f"{step.anchor.name}/shape", axis=0)
 
 
 def clamp(emitter: Emitter, step: IntegerStep) -> str | None:

@@ -71,11 +71,7 @@ def _matrix(node: fx.Node) -> str | None:
 
 
 def _linear(node: fx.Node) -> str | None:
-    sizes = shape(node.args[0])
-    if len(sizes) < 2:
-        return "the input is a vector"
-    symbolic = sum(not isinstance(size, int) for size in sizes[1:-1])
-    return None if len(sizes) == 2 or symbolic == 0 else "a middle axis has a symbolic size"
+    return "the input is a vector" if len(shape(node.args[0])) < 2 else None
 
 
 def _one_output(node: fx.Node) -> str | None:
@@ -262,9 +258,9 @@ ONNX = TargetSpec(
     bias="int32",
     ops={**_products(), **_elementwise(), **_pools(), **_views()},
     quantize=quantize,
-    channel_clamp="fast",
     isa=("avx2", "vnni"),
     saturation={"avx2": pairing, "vnni": None},
+    channel_clamp="fast",
     notes=(
         "Without VNNI (AVX2, AVX-512) sums of two products saturate in int16 unless compiled for the ISA avx2.",
         "An activation bound inside the uint8 range is an integer Clip after QuantizeLinear.",

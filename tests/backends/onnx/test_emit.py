@@ -231,6 +231,15 @@ def test_integers_are_equal_in_other_ranks(model: nn.Module, sizes: Any, tmp_pat
     assert not {"Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul"} & set(found)
 
 
+def test_linears_between_symbolic_axes_are_integer(tmp_path: Path) -> None:
+    """Batch and sequence both change in size: rows are put back by the input's own sizes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 4))
+    program = quantized(model, batches((2, 5, 12)), dynamic_axes=(0, 1))
+    found = compare(program, batches((3, 7, 12))[0], tmp_path)
+    assert found["QGemm"] == 2
+
+
 def test_a_layer_kept_float_is_not_quantized_by_the_runtime(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, bias=False), nn.Conv2d(8, 4, 1))
     data = batches(IMAGE)
