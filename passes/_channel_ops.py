@@ -230,6 +230,35 @@ def _clamp(trace: Trace, node: fx.Node) -> Tensor:
     return ids
 
 
+def _matmul(trace: Trace, node: fx.Node) -> Tensor:
+    """The result has the factors that one side has outside of the axis summed over; the other side has none. That
+    is the left one where it is fixed already, as attention weights are, else the right one."""
+    left, right = node.args[:2]
+    ranks = [rank_of(trace.gm, side) for side in (left, right)]
+    if None in ranks or min(ranks) < 2:  # type: ignore[type-var, operator]
+        return opaque(trace, node)
+    takes_right = trace.classes.is_fixed(trace.of(left))
+    scaled, gate = (right, left) if takes_right else (left, right)
+    trace.classes.fix(trace.of(gate), f"{_name(node)} takes it as a gate")
+    rank = max(ranks)  # type: ignore[type-var]
+    ids = _aligned(trace.of(scaled), rank)  # type: ignore[arg-type]
+    return ids if ids.ndim == 0 else trace.classes.join_along(ids, [rank - 2 if takes_right else rank - 1])  # type: ignore[operator]
+
+
+def _layer_norm(trace: Trace, node: fx.Node) -> Tensor:
+    """Gain and shift take up the factors of what the norm gives, if they are constants of its last axis."""
+    bound, rank = bound_args(node), rank_of(trace.gm, node)
+    given = [bound[key] for key in ("weight", "bias") if bound[key] is not None]
+    gain = constant(trace.gm, bound["weight"])
+    fixed = opaque(trace, node)
+    known = all(_is_constant(value) and value in node.args for value in given)
+    if gain is None or gain.ndim != 1 or rank is None or not known:
+        return fixed
+    ids = trace.classes.fresh(gain.numel())
+    trace.constants += [(node, node.args.index(value), ids) for value in given]
+    return _on_axis(ids, rank - 1, rank)
+
+
 # --- spatial ops, reductions, pads ----------------------------------------------------------------------------
 
 
@@ -297,7 +326,9 @@ def _move(trace: Trace, node: fx.Node) -> Ids:
 
     def full(argument: fx.Node) -> Any:
         size = _size(argument)
-        return trace.classes.roots(trace.of(argument)).expand(shapes[argument]) if size is None else size
+        if size is not None:
+            return size
+        return trace.classes.roots(trace.of(argument)).expand(shapes[argument])  # type: ignore[arg-type]
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), full)
     result = node.target(*args, **kwargs)  # type: ignore[operator]
@@ -371,6 +402,8 @@ HANDLERS: Mapping[object, Handler] = {
     **_all(_shape_only, aten.sym_size.int, aten.zeros_like.default, aten.ones_like.default, *SIZE_ARITHMETIC),
     **_all(_sum, aten.add.Tensor, aten.sub.Tensor, aten.maximum.default, aten.minimum.default),
     **_all(_product, aten.mul.Tensor),
+    **_all(_matmul, aten.matmul.default, aten.bmm.default),
+    aten.layer_norm.default: _layer_norm,
     **_all(_quotient, aten.div.Tensor),
     **_all(_clamp, aten.hardtanh.default, aten.clamp.default, aten.clamp.Tensor, aten.relu6.default),
     **_all(_reduction, aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default),

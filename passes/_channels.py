@@ -7,12 +7,12 @@ graph sees it. For any positive factors `s` of the free classes (1 for the fixed
     weight[out, in] becomes weight · s[in] / s[out]      every layer in `layers`
     bias[out]       becomes bias / s[out]
     bounds          become  bounds / s                   every op in `clamps`
-    added constants become  constant / s                 every operand in `constants`
+    constants       become  constant / s                 every one in `constants`: what is added, a norm's gain
 
 so that each value is divided by the factors of its channels; `_rescale.py` does that. Known are convs and
 transposed convs with groups, linears (a flatten before one repeats each channel's class), residual sums, concats,
-splits and any other movement of elements, zero pads, pools, spatial means, products with a gate; see
-`_channel_ops.py`.
+splits and any other movement of elements, zero pads, pools, spatial means, products with a gate or with attention
+weights, layer norms; see `_channel_ops.py`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ClampChannels:
 
 @dataclass(frozen=True, slots=True)
 class ConstantOperand:
-    """Argument `index` of the sum `node` is a constant; `ids` are class ids that broadcast to it."""
+    """Argument `index` of `node`, a sum or a norm, is a constant; `ids` are class ids that broadcast to it."""
 
     node: fx.Node
     index: int

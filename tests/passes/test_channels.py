@@ -113,6 +113,34 @@ CASES = [
     Case("spatial mean", _two(lambda y: y.mean((2, 3), keepdim=True)), "....>abc abc>.."),
     Case("square", _two(lambda y: y * y), "....>... ...>.."),
     Case("norm", _two(lambda y: F.layer_norm(y, (6,))), "....>... ...>.."),
+    Case(
+        "layer norm",
+        Calls(lambda m, x: m.b(m.n(x)), n=nn.LayerNorm(6), b=nn.Linear(6, 2)),
+        "abcdef>..",
+    ),
+    Case(
+        "layer norm in a residual stream",
+        Calls(lambda m, x: m.n(m.b(m.n(x)) + x), n=nn.LayerNorm(6), b=nn.Linear(6, 6)),
+        "abcdef>......",
+    ),
+    Case(
+        "attention",
+        Calls(
+            lambda m, x: m.c(torch.softmax(m.q(x) @ m.k(x).transpose(2, 3), -1) @ m.v(x)),
+            **{name: nn.Linear(6, 2) for name in "qkv"},
+            c=nn.Linear(2, 3),
+        ),
+        "......>.. ......>.. ......>ab ab>...",
+    ),
+    Case(
+        "a product from the left",
+        Calls(
+            lambda m, x: m.b((F.relu(m.a(x)) @ x[:, :3].softmax(3)).transpose(1, 3)),
+            a=nn.Conv2d(4, 3, 1),
+            b=nn.Linear(3, 2),
+        ),
+        "....>abc abc>..",
+    ),
     Case("prelu", Calls(lambda m, x: m.b(m.p(m.a(x))), a=nn.Conv2d(4, 3, 1), p=nn.PReLU(3), b=nn.Conv2d(3, 2, 1)),
          "....>abc abc>.."),
     Case(
