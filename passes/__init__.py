@@ -8,6 +8,7 @@ from .fix_saturation import FixSaturation
 from .fold_batch_norm import FoldBatchNorm
 from .fuse_activation import FuseActivation
 from .insert_qdq import InsertQdq
+from .smooth_activations import SmoothActivations
 
 __all__ = [
     "Canonicalize",
@@ -18,4 +19,5 @@ __all__ = [
     "FoldBatchNorm",
     "FuseActivation",
     "InsertQdq",
+    "SmoothActivations",
 ]
