@@ -62,14 +62,18 @@ _BY_CHANNEL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Layers that read the same `channels` channels in `groups` groups; `producer` gives them, through the layers
-    `between` (depthwise). Without a producer there is one reader."""
+    """Layers that read the same `channels` channels in `groups` groups.
+
+    `producer` gives them, through the layers `between` (depthwise). Without a producer there is one reader.
+    `scalable`: what lies between gives s times as much for a channel of the producer that is s > 0 times as large.
+    """
 
     readers: tuple[fx.Node, ...]
     channels: int
     groups: int
     producer: fx.Node | None = None
     between: tuple[fx.Node, ...] = ()
+    scalable: bool = False
 
 
 def find_sites(gm: fx.GraphModule) -> tuple[list[Site], dict[fx.Node, str]]:
@@ -147,6 +151,7 @@ def _downstream(gm: fx.GraphModule, producer: fx.Node, layer: Layer) -> Site | N
     start = channel_axis(gm, producer, producer)
     readers: list[fx.Node] = []
     between: list[fx.Node] = []
+    scalable = True
     waiting = [(user, producer, start) for user in producer.users]
     while waiting:
         node, source, axis = waiting.pop(0)
@@ -163,11 +168,13 @@ def _downstream(gm: fx.GraphModule, producer: fx.Node, layer: Layer) -> Site | N
             between.append(node)
         elif not _keeps_channels(gm, node, axis):
             return None
+        else:
+            scalable = scalable and _is_homogeneous(node)
         waiting += [(user, node, axis) for user in node.users]
     found = [_reader(gm, node) for node in readers]
     if layer.node not in readers or any(isinstance(r, str) or r.groups != layer.groups for r in found):
         return None
-    return Site(tuple(readers), _inputs(layer), layer.groups, producer, tuple(between))
+    return Site(tuple(readers), _inputs(layer), layer.groups, producer, tuple(between), scalable)
 
 
 def _keeps_channels(gm: fx.GraphModule, node: fx.Node, axis: int) -> bool:
@@ -189,6 +196,13 @@ def _keeps_channels(gm: fx.GraphModule, node: fx.Node, axis: int) -> bool:
         sizes = shape_of(gm, source) or ()
         return args["start_dim"] == 1 and all(isinstance(size, int) and size == 1 for size in sizes[2:])
     return False
+
+
+def _is_homogeneous(node: fx.Node) -> bool:
+    """Whether a node that keeps channels gives s·y for s·x, s > 0."""
+    if node.target in _ELEMENTWISE:
+        return node.target in (aten.relu.default, aten.leaky_relu.default)
+    return node.target is not aten.constant_pad_nd.default or not bound_args(node)["value"]
 
 
 def _depthwise(gm: fx.GraphModule, node: fx.Node) -> Layer | None:
@@ -220,8 +234,13 @@ class Arrangement:
         return cls(torch.tensor(source), torch.tensor(part), groups)
 
 
-def copy_channels(gm: fx.GraphModule, site: Site, order: Arrangement, ctx: PassContext) -> None:
-    """Give the readers' inputs the channels of `order`; to widen their weights is left to the caller."""
+def copy_channels(
+    gm: fx.GraphModule, site: Site, order: Arrangement, ctx: PassContext, shares: Tensor | None = None
+) -> None:
+    """Give the readers' inputs the channels of `order`; to widen their weights is left to the caller.
+
+    `shares` [new channels] are what part of the old channel each one is, at a site that is scalable.
+    """
     if site.producer is None:
         _concatenate(gm, site.readers[0], order)
         return
@@ -230,7 +249,11 @@ def copy_channels(gm: fx.GraphModule, site: Site, order: Arrangement, ctx: PassC
         assert isinstance(layer, Layer)
         weight = layer.weight.index_select(layer.info.out_axis, order.source)
         bias = None if layer.bias is None else layer.bias.index_select(0, order.source)
-        put_parameters(gm, layer, weight, bias, ctx, order.source)
+        if shares is not None:
+            shape = [-1 if axis == layer.info.out_axis else 1 for axis in range(weight.ndim)]
+            weight = weight * shares.view(shape) if node is site.producer else weight
+            bias = None if bias is None else bias * shares
+        put_parameters(gm, layer, weight, bias, ctx, order.source, shares)
         if layer.groups > 1:
             assert layer.info.groups is not None
             node.update_arg(layer.info.groups, len(order.source))
@@ -244,10 +267,12 @@ def put_parameters(
     bias: Tensor | None,
     ctx: PassContext,
     outputs: Tensor | None = None,
+    shares: Tensor | None = None,
 ) -> None:
     """New constants, called `…_split`, in place of the layer's weight and bias (None: as it is).
 
-    The statistics of the layer's output go with the weight; `outputs` is the old channel of each new one.
+    The statistics of the layer's output go with the weight; `outputs` is the old channel of each new one, `shares`
+    what part of it.
     """
     node, info, old = layer.node, layer.info, layer.weight_name
     args = list(bound_args(node).values())
@@ -258,7 +283,8 @@ def put_parameters(
     stats = None if ctx.channel_stats is None else ctx.channel_stats.by_weight.pop(old, None)
     if stats is not None and ctx.channel_stats is not None:
         if outputs is not None:
-            stats = ChannelStat(stats.mean[outputs], stats.std[outputs])
+            part = torch.ones(len(outputs)) if shares is None else shares
+            stats = ChannelStat(stats.mean[outputs] * part, stats.std[outputs] * part)
         ctx.channel_stats.by_weight[str(args[info.weight].target)] = stats
 
 

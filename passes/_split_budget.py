@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from ._copies import Site
-from ._weight_noise import MinMaxNoise, Noise
+from ._range_noise import RangeNoise
+from ._weight_noise import LeastErrorNoise, MinMaxNoise
+
+Noise = MinMaxNoise | LeastErrorNoise | RangeNoise
 
 # The next splits of a layer that are weighed together: where two channels are about equally large, the first split
 # saves nothing, and only the second one shrinks the range.
@@ -26,11 +29,16 @@ class Proposal:
 
 @dataclass(slots=True)
 class Candidate:
-    """A site, the error of each quantized reader's weight, and how much that error counts."""
+    """A site, the errors that a split makes smaller, and how much each counts.
+
+    They are those of the quantized readers' weights, which are cut into parts; or, with `shares`, that of the
+    value itself, which is divided.
+    """
 
     site: Site
     noises: Sequence[Noise]
     factors: Sequence[float]
+    shares: bool = False
     added: int = 0
 
     def copies(self) -> Tensor:
@@ -39,7 +47,7 @@ class Candidate:
 
     def propose(self, budget: int) -> Proposal:
         """The next splits, of at most `budget` channels; a rate of 0 if none saves anything."""
-        noises = [noise.clone() for noise in self.noises if isinstance(noise, MinMaxNoise)]
+        noises = [noise.clone() for noise in self.noises if not isinstance(noise, LeastErrorNoise)]
         if len(noises) < len(self.noises):  # clipped for the least error: every split counts by itself
             step, saved = self._best_split(self.noises)
             return Proposal(step, saved / len(step)) if len(step) <= budget else Proposal((), 0.0)
@@ -78,15 +86,18 @@ class Candidate:
 
 
 def spend(candidates: Sequence[Candidate], budget: int) -> None:
-    """Split channels, at most `budget` of them."""
-    left = budget
+    """Split channels, at most `budget` of them; of the two candidates of a site one at most."""
+    left, out = budget, set[int]()
     proposals = [candidate.propose(left) for candidate in candidates]
     while candidates and (best := max(proposals, key=lambda proposal: proposal.rate)).rate > 0:
         place = proposals.index(best)
         candidates[place].take(best.channels)
         left -= len(best.channels)
+        out |= {i for i, c in enumerate(candidates) if i != place and c.site is candidates[place].site}
         for index, candidate in enumerate(candidates):
-            if index == place or len(proposals[index].channels) > left:
+            if index in out:
+                proposals[index] = Proposal((), 0.0)
+            elif index == place or len(proposals[index].channels) > left:
                 proposals[index] = candidate.propose(left)
 
 

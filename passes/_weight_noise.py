@@ -58,6 +58,9 @@ class Rows:
         """The weighted sum of squares of each row."""
         return (self.sizes.square().sum(2) * self.weights()).sum(1)
 
+    def total(self) -> float:
+        return float(self.energy().sum())
+
 
 class MinMaxNoise:
     """The error of a weight whose largest part is the end of its grid. `copies` [inputs] are the parts so far."""
@@ -153,10 +156,7 @@ class LeastErrorNoise:
         return table
 
 
-Noise = MinMaxNoise | LeastErrorNoise
-
-
-def weight_noise(rows: Rows, method: WeightRange, copies: Tensor) -> Noise:
+def weight_noise(rows: Rows, method: WeightRange, copies: Tensor) -> MinMaxNoise | LeastErrorNoise:
     """The error of the weight in `rows` with `copies` [inputs] parts of each input channel."""
     return MinMaxNoise(rows, copies) if method == "minmax" else LeastErrorNoise(rows, copies)
 

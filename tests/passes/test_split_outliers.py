@@ -6,7 +6,7 @@ from fxedge.compiler.ir.constants import constant, constants
 from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.ops import OPS, aten
 from fxedge.compiler.ir.passes import PassContext, PassResult, Skip, evaluate, relative_error, run_passes
-from fxedge.compiler.quant.channel_stats import ChannelStat, ChannelStats
+from fxedge.compiler.quant.channel_stats import ChannelStat, ChannelStats, measure_channels
 from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.qparams import dequantize, quantize
 from fxedge.passes.canonicalize import Canonicalize
@@ -41,7 +41,8 @@ def split(
     """The graph after the pass; its changes and skips are as given, and float64 sees the same function."""
     chosen = {"ratio": 0.01, "usual": TENSOR4} | options
     gm, report = apply(model.eval(), X, SplitOutliers(**chosen), ctx=ctx)
-    assert report["split-outliers"] == PassResult(changes, tuple(Skip(*skip) for skip in skips))
+    result = report["split-outliers"]
+    assert (result.changes, result.skipped) == (changes, tuple(Skip(*skip) for skip in skips))
     exact, expected = gm.double()(X[0].double()), captured(model, *X).double()(X[0].double())
     torch.testing.assert_close(exact, expected, rtol=1e-12, atol=1e-12)
     gm.float()
@@ -308,6 +309,65 @@ def test_a_second_run_spends_no_second_budget() -> None:
     assert result == PassResult(0, (Skip("conv2d", again), Skip("conv2d_1", again)))
 
 
+def test_notes_say_what_was_split() -> None:
+    model = Calls(lambda m, x: m.b(m.a(x).relu()), a=conv(6, 4), b=conv(3, 6, 2, 4))
+    _, report = apply(model, X, SplitOutliers(0.2, TENSOR4))
+    note = Skip("conv2d_1", "input channels 2, 4 have their weights in parts: 2 channels more")
+    assert report["split-outliers"].notes == (note,)
+
+
+OUTLIER = Calls(lambda m, x: m.b(m.a(x).relu()), a=conv(6, 4), b=conv(3, 6))
+with torch.no_grad():
+    OUTLIER.a.weight[3], OUTLIER.a.bias[3] = 12.0, 4.0
+MEASURED = PassContext(batches=lambda: [X])
+SHARES = SplitOutliers(0.01, LayerOptions(), keep_float=("a",), activations=True)
+
+
+def test_a_value_is_split_into_shares_where_it_reaches_farthest() -> None:
+    gm, report = apply(OUTLIER, X, SHARES, ctx=MEASURED)
+    note = Skip("conv2d_1", "input channels 3 come in shares: 1 channels more")
+    assert report["split-outliers"] == PassResult(1, (Skip("conv2d", "it stays float"),), notes=(note,))
+    order, share = [0, 1, 2, 3, 4, 5, 3], torch.tensor([1, 1, 1, 0.5, 1, 1, 0.5])
+    assert torch.equal(weights(gm)["conv2d"], OUTLIER.a.weight[order] * share.view(-1, 1, 1, 1))
+    assert torch.equal(constants(gm)["a.bias_split"], OUTLIER.a.bias[order] * share)
+    assert torch.equal(weights(gm)["conv2d_1"], OUTLIER.b.weight[:, order])
+    torch.testing.assert_close(gm(*X), OUTLIER(*X), rtol=1e-5, atol=1e-5)
+    whole, shared = (
+        measure_channels(net, [X], ["relu"])["relu"].high.max() for net in (captured(OUTLIER, *X), gm)
+    )
+    assert shared < 0.6 * whole
+
+
+def test_statistics_are_shared_too() -> None:
+    stats = ChannelStats({"a.weight": ChannelStat(torch.arange(6.0), torch.ones(6))})
+    apply(OUTLIER, X, SHARES, ctx=PassContext(batches=lambda: [X], channel_stats=stats))
+    assert stats.by_weight["a.weight_split"].mean.tolist() == [0, 1, 2, 1.5, 4, 5, 1.5]
+    assert stats.by_weight["a.weight_split"].std.tolist() == [1, 1, 1, 0.5, 1, 1, 0.5]
+
+
+def test_shares_go_through_depthwise_convolutions() -> None:
+    model = Calls(lambda m, x: m.b(m.d(m.a(x)).relu()), a=OUTLIER.a, b=OUTLIER.b, d=conv(6, 6, groups=6))
+    with torch.no_grad():
+        model.d.weight.fill_(0.75)
+    gm, report = apply(model, X, SHARES, ctx=MEASURED)
+    assert report["split-outliers"].changes == 1
+    assert torch.equal(constants(gm)["d.bias_split"][3], model.d.bias[3] / 2)
+    assert torch.equal(weights(gm)["conv2d_1"][3], model.d.weight[3])
+    torch.testing.assert_close(gm(*X), model(*X), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU6(), nn.Hardswish(), nn.Sigmoid(), nn.ConstantPad2d(1, 2.0)])
+def test_values_that_do_not_scale_are_not_divided(act: nn.Module) -> None:
+    model = Calls(lambda m, x: m.b(m.act(m.a(x))), a=OUTLIER.a, b=OUTLIER.b, act=act)
+    _, report = apply(model, X, SHARES, ctx=MEASURED)
+    assert [note.reason for note in report["split-outliers"].notes if "shares" in note.reason] == []
+
+
+def test_values_are_not_divided_unseen() -> None:
+    _, report = apply(OUTLIER, X, SHARES)
+    assert [note.reason for note in report["split-outliers"].notes if "shares" in note.reason] == []
+
+
 def test_options_of_layers() -> None:
     model = Calls(lambda m, x: m.b(m.a(x)), a=conv(6, 4, 1), b=conv(3, 6, 2))
     layers = {"*": LayerOptions(quantize=False), "a": LayerOptions(quantize=True), "absent": LayerOptions()}
@@ -340,7 +400,8 @@ def test_the_function_stays_on_random_nets(seed: int) -> None:
     gm, expected = captured(net, *example), captured(net, *example)
     batches = (lambda: [example]) if seed % 5 else None
     ctx = PassContext(example_inputs=example, batches=batches)
-    report = run_passes(gm, [Canonicalize(), SplitOutliers((0.05, 0.3, 1.0)[seed % 3], usual)], ctx)
+    item = SplitOutliers((0.05, 0.3, 1.0)[seed % 3], usual, activations=seed % 2 == 1)
+    report = run_passes(gm, [Canonicalize(), item], ctx)
     assert [result.rolled_back for result in report.values()] == [None, None]
     larger = net.examples(5)
     assert relative_error(evaluate(gm, larger), evaluate(expected, larger)) < 1e-4
