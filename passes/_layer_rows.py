@@ -134,3 +134,15 @@ def bias_value(step: IntegerStep) -> Tensor:
     if step.bias is None:
         return torch.zeros(1)
     return step.bias if step.bias.is_floating_point() else step.bias * unit(step)
+
+
+def output_bounds(step: IntegerStep) -> tuple[Tensor, Tensor]:
+    """The least and the largest output that the result's integers can say: [groups, 1, outputs], in rows' units."""
+    qp, groups = step.out_qparams, groups_of(step)
+    bounds = []
+    for all_channels, channels in zip(step.clamp, (step.channel_low, step.channel_high), strict=True):
+        integers = torch.tensor([all_channels]) if channels is None else channels.flatten()
+        value = (integers - qp.zero_point[0]) * qp.scale[0]
+        units = (value - bias_value(step)) / unit(step)
+        bounds.append(units.reshape(groups, 1, -1) if units.numel() > 1 else units.reshape(1, 1, 1))
+    return bounds[0], bounds[1]

@@ -6,6 +6,8 @@ integers on the grid that it has (same scale, within its qmin and qmax); nothing
 
 * `nearest`: what the weights are after InsertQdq.
 * `gptq`: by the Hessian of the layer's output error, without training; see `_gptq.py`.
+* `adaround`: up or down, learned with the activation in view and the float net's own outputs as the aim, so that
+  it also makes up for earlier errors; see `_adaround.py`. Much slower.
 
 A channel that its new integers do not serve better keeps the ones it had. A weight that several layers read is
 left alone. Rounding may shift a layer's mean: correct biases after it.
@@ -27,23 +29,27 @@ from ..compiler.ir.ops import OPS
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.program import IntegerStep, build_program
+from ..compiler.quant.qparams import QParams
 from ..compiler.quant.walk import FloatWalk, samples_within, walk
+from ._adaround import Problem, learn_rounding
 from ._gptq import round_by_hessian
-from ._layer_rows import LayerRows, by_group, from_groups
+from ._layer_rows import LayerRows, by_group, from_groups, output_bounds
 
-Method = Literal["nearest", "gptq"]
+Method = Literal["nearest", "gptq", "adaround"]
 
+_LEARNED = 2**13  # output positions of a layer that learning reads: they are all held in memory
 _MEMORY = 5 * 2**29  # bytes that the values of all samples may take together, generously counted
 
 
 @dataclass(frozen=True, slots=True)
 class RoundWeights:
     """New integer weights by `method`, tuned on up to `samples` calibration samples and, of all of them together,
-    at about `positions` output positions of each layer."""
+    at about `positions` output positions of each layer. Learning takes at most 8192 of those, and `iterations`."""
 
     method: Method = "gptq"
     samples: int = 128
     positions: int = 2**15
+    iterations: int = 1000
 
     name: ClassVar[str] = "round-weights"
     requires: ClassVar[Stage] = Stage.QUANTIZED
@@ -64,7 +70,8 @@ class RoundWeights:
         layers = {node: real for node, real in found.items() if isinstance(real, Tensor)}
         floats = FloatWalk(ctx.reference, batches, [node.name for node in layers])
         samples = sum(len(batch[0]) for batch in batches)
-        rounding = _Rounding(floats, layers, max(1, self.positions // samples), ctx.seed)
+        positions = min(self.positions, _LEARNED) if self.method == "adaround" else self.positions
+        rounding = _Rounding(self, floats, layers, max(1, positions // samples), ctx.seed)
         walk(program, batches, rounding.visit, ctx.progress)
         for node, weight in rounding.changed.items():
             set_constant(gm, _stored_name(node), weight)
@@ -128,6 +135,7 @@ def _stored_name(node: fx.Node) -> str:
 class _Rounding:
     """Visits the layers in order; `changed` holds the new integers by layer."""
 
+    options: RoundWeights
     floats: FloatWalk
     layers: dict[fx.Node, Tensor]
     positions: int
@@ -159,8 +167,20 @@ class _Rounding:
             shape[qp.axis] = -1
         real = by_group(step, self.layers[step.anchor].double() / qp.scale_tensor().double().reshape(shape))
         start = by_group(step, step.weight.double())
-        hessian = torch.zeros(1, dtype=torch.float64)
-        for x, _ in rows:
-            hessian = hessian + x.transpose(1, 2) @ x
-        found = round_by_hessian(hessian, real, start, qp.qmin, qp.qmax)
-        return from_groups(step, found).to(step.weight.dtype)
+        choose = self._learned if self.options.method == "adaround" else _by_hessian
+        return from_groups(step, choose(rows, real, start, qp)).to(step.weight.dtype)
+
+    def _learned(self, rows: LayerRows, real: Tensor, start: Tensor, qp: QParams) -> Tensor:
+        inputs, wanted = zip(*rows, strict=True)
+        problem = Problem(torch.cat(inputs, 1), torch.cat(wanted, 1), *output_bounds(rows.step))
+        generator = torch.Generator().manual_seed(self.seed)
+        found = learn_rounding(problem, real, qp.qmin, qp.qmax, self.options.iterations, generator)
+        better = problem.errors(found) < problem.errors(start.float())
+        return torch.where(better[:, None], found.double(), start)
+
+
+def _by_hessian(rows: LayerRows, real: Tensor, start: Tensor, qp: QParams) -> Tensor:
+    hessian = torch.zeros(1, dtype=torch.float64)
+    for x, _ in rows:
+        hessian = hessian + x.transpose(1, 2) @ x
+    return round_by_hessian(hessian, real, start, qp.qmin, qp.qmax)

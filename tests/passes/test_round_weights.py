@@ -222,3 +222,24 @@ def test_what_it_cannot_do_without(missing, reason):
     ctx = PassContext(TOY, batches=lambda: [(x,)], reference=float_gm)
     setattr(ctx, missing, None)
     assert run_passes(gm, [RoundWeights()], ctx)["round-weights"] == PassResult(0, (Skip("all layers", reason),))
+
+
+@pytest.mark.parametrize("spec", TARGETS, ids=lambda spec: spec.name)
+def test_learned_rounding_is_nearer_after_the_activation(spec):
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ReLU6()).eval()
+    float_gm, x = captured(model, samples(count=2)), samples()
+    wanted = float_gm(x)
+    errors, integers = {}, {}
+    for method in ("nearest", "adaround", "again"):
+        gm = quantized(float_gm, x, spec)
+        item = RoundWeights("nearest" if method == "nearest" else "adaround", iterations=300)
+        result = rounded(gm, float_gm, x, spec, item)
+        assert result == PassResult(int(method != "nearest"))
+        errors[method] = (gm(x) - wanted).square().sum((0, 2, 3))
+        (integers[method],) = weights(gm).values()
+    assert (errors["adaround"] <= errors["nearest"] * 1.02).all()
+    assert errors["adaround"].sum() < 0.8 * errors["nearest"].sum()
+    assert (integers["adaround"] - integers["nearest"]).abs().max() == 1
+    assert integers["adaround"].abs().max() <= 7
+    assert torch.equal(integers["again"], integers["adaround"])
