@@ -29,8 +29,8 @@ _ELEMENTS = 2**19  # of the rows read by one iteration
 class Problem:
     """What one layer's integers should do; they multiply `rows` [groups, rows, fan-in].
 
-    `wanted` [groups, rows, outputs] is what should come out. Outputs below `low` or above `high` [groups, 1, outputs]
-    cannot be told apart: the activation's bounds, or those of the output's type.
+    `wanted` [groups, rows, outputs] is what should come out. Outputs below `low` or above `high`, each
+    [groups, 1, outputs], cannot be told apart: the activation's bounds, or those of the output's type.
     """
 
     rows: Tensor

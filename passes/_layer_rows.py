@@ -137,7 +137,7 @@ def bias_value(step: IntegerStep) -> Tensor:
 
 
 def output_bounds(step: IntegerStep) -> tuple[Tensor, Tensor]:
-    """The least and the largest output that the result's integers can say: [groups, 1, outputs], in rows' units."""
+    """Least and largest output that the result's integers can say, in rows' units: [groups, 1, outputs]."""
     qp, groups = step.out_qparams, groups_of(step)
     bounds = []
     for all_channels, channels in zip(step.clamp, (step.channel_low, step.channel_high), strict=True):
