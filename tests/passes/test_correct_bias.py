@@ -4,6 +4,7 @@ from fxedge.compiler.ir.constants import constants, set_constant
 from fxedge.compiler.ir.passes import PassContext, PassResult, Skip, run_passes
 from fxedge.compiler.pipeline.lower import copy_graph
 from fxedge.compiler.quant.calibrate import calibrate
+from fxedge.compiler.quant.channel_stats import ChannelStat, ChannelStats
 from fxedge.compiler.quant.collectors import CollectorMethod
 from fxedge.compiler.quant.plan import plan_quantization
 from fxedge.compiler.quant.program import IntegerStep, build_program
@@ -264,6 +265,35 @@ def test_what_it_needs(missing, reason):
     ctx = context(ONE_LAYER, X)
     setattr(ctx, missing, None)
     assert run_passes(gm, [CorrectBias()], ctx)["correct-bias"] == PassResult(0, (Skip("all layers", reason),))
+
+
+TWO_LAYERS = captured(
+    Calls(lambda m, x: m.b(m.a(x)), a=scaled(7.0, 3.0, 1.0, 4.0), b=scaled(7.0, 1.0, 3.75, -3.25)), X
+)
+
+
+@pytest.mark.parametrize("spec", TARGETS, ids=lambda spec: spec.name)
+def test_the_analytic_form_is_one_for_every_target(spec):
+    """The input of the second layer has mean 2; nothing is known of the first's. A second run changes nothing."""
+    stats = ChannelStats({"a.weight": ChannelStat(torch.full((4,), 2.0), torch.ones(4))})
+    unknown = Skip("conv2d", "the mean of its input is not known: nothing is known of the input x")
+    settled = Skip("conv2d_1", "its bias makes up for the expected error as it is")
+    gm, ctx = quantized(TWO_LAYERS, X, spec), PassContext(spec, reference=TWO_LAYERS, channel_stats=stats)
+    passes = [CorrectBias(method="analytic")]
+    assert run_passes(gm, passes, ctx)["correct-bias"] == PassResult(1, (unknown,))
+    (step,) = [s for s in build_program(gm, spec).steps if isinstance(s, IntegerStep) and s.bias is not None]
+    unit = step.in_qparams[0].scale[0] if spec.bias == "int32" else 1e-6
+    bias = step.bias * (unit if spec.bias == "int32" else 1.0)
+    torch.testing.assert_close(bias, torch.tensor([0.0, 0.0, -0.5, -0.5]), atol=0.51 * unit, rtol=0)
+    assert run_passes(gm, passes, ctx)["correct-bias"] == PassResult(0, (unknown, settled))
+
+
+def test_the_analytic_form_needs_statistics():
+    gm = quantized(ONE_LAYER, X)
+    ctx = PassContext(target=TOY, reference=ONE_LAYER, channel_stats=ChannelStats())
+    reason = "no layer has batch norm statistics, from which errors could be expected"
+    result = run_passes(gm, [CorrectBias(method="analytic")], ctx)["correct-bias"]
+    assert result == PassResult(0, (Skip("all layers", reason),))
 
 
 def test_reads_no_more_batches_than_it_may_hold():
