@@ -26,9 +26,13 @@ from ..quant.program import Program, build_program
 from ..quant.simulate import simulate
 from ..quant.target import TargetSpec
 from .data import Dataset
+from .holdout import few_samples, split_samples
 from .loss import Loss, OutputLoss
 from .lower import CAPTURE, FloatModel, collect, copy_graph, plan_targets
 from .options import CompileOptions
+
+_HELD_OUT = 0.25
+_JUDGED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,24 @@ class PassEffect:
     rolled_back: str | None = None
 
 
+def watch_compilation(
+    specs: Sequence[TargetSpec],
+    options: CompileOptions,
+    data: Dataset,
+    evaluation: Dataset | None,
+    progress: Progress | None = None,
+) -> PassWatch:
+    """A watch that judges on samples that nothing is tuned on: of `evaluation`, or held out from `data`.
+
+    Raises:
+        InputError: there is no evaluation data, and `data` are too few to hold some out.
+    """
+    if evaluation is not None:
+        return PassWatch(specs, options, data, few_samples(evaluation, _JUDGED), progress)
+    tuning, judged = split_samples(data, _HELD_OUT)
+    return PassWatch(specs, options, tuning, few_samples(judged, _JUDGED), progress)
+
+
 class PassWatch:
     """Give `float_pass` to `prepare` and `quantized_pass(...)` to `lower`, then read `effects`.
 
@@ -63,7 +85,7 @@ class PassWatch:
         progress: Progress | None = None,
     ) -> None:
         self._specs = {spec.name: spec for spec in specs}
-        self._options, self._tuning, self._judged = options, tuning, judged
+        self._options, self._tuning, self.judged = options, tuning, judged
         self._progress = progress or Silent()
         self._captured: fx.GraphModule | None = None
         self._effects: dict[str, list[PassEffect]] = {spec.name: [] for spec in specs}
@@ -111,7 +133,7 @@ class PassWatch:
 
     def _judge(self, program: Program, name: str) -> Loss:
         assert self._captured is not None
-        return program_loss(program, self._captured, self._judged, self._progress, f"after {name}")
+        return program_loss(program, self._captured, self.judged, self._progress, f"after {name}")
 
 
 def program_loss(

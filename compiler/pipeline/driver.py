@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,16 +24,23 @@ from ..ir.errors import BackendUnavailableError, FxedgeError, InputError, Verifi
 from ..ir.nodes import input_name, placeholders
 from ..ir.progress import Progress, Silent
 from ..quant.calibrate import CalibrationStats
+from .ablation import PassWatch, watch_compilation
 from .bundle import list_files, write_manifest, writing_bundle
 from .check import Artifacts, Checked, Reference, check_target, float_reference
 from .data import Dataset
 from .entries import calibration_entry, input_entries, pass_entries, share_entry, target_entry
+from .explain import Explanation, explain
 from .fitting import fixed_batch, in_batches_of
+from .holdout import few_samples
 from .lower import FloatModel, Lowered, collect, lower, plan_targets, prepare
 from .manifest import Manifest
+from .max_drop import MaxDrop, Relief, within_drop
 from .options import CompileOptions
 
 GOLDEN_INPUTS = "golden/inputs.safetensors"
+
+# Samples on which single layers are explained.
+_EXPLAINED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class TargetResult:
     checked: Checked
     size: int
     float_size: int | None
+    max_drop: MaxDrop | None = None
 
 
 @dataclass(slots=True)
@@ -55,6 +64,7 @@ class CompileReport:
     failures: dict[str, FxedgeError] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     reference: Reference | None = None
+    explanations: dict[str, Explanation] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -110,20 +120,28 @@ def compile_model(
             model = load_pt2(Path(model)) if isinstance(model, (str, Path)) else model
             batch = fixed_batch(model, options)
             data = in_batches_of(data, batch)
+            evaluation = None if evaluation is None else in_batches_of(evaluation, batch)
+            specs = [backend.spec for backend in backends.values()]
+            watch = watch_compilation(specs, options, data, evaluation, progress) if options.explain else None
             report.float_model = prepare(
-                model, example_inputs(data, batch), options, data.name, _batches(data), progress
+                model,
+                example_inputs(data, batch),
+                options,
+                data.name,
+                _batches(data),
+                progress,
+                None if watch is None else watch.float_pass,
             )
         stats = _calibrate(report, backends, data, options, progress)
         golden = golden_inputs(data, batch or options.golden_samples)
         _write_golden(folder / GOLDEN_INPUTS, report.float_model, golden)
-        judged = data if evaluation is None else in_batches_of(evaluation, batch)
+        judged = data if evaluation is None else evaluation
         with report.timed("verify"):
             report.reference = float_reference(report.float_model.gm, judged, progress)
+        job = _Job(report, data, judged, stats, golden, folder, options, watch, progress)
         for name, backend in backends.items():
             try:
-                report.results[name] = _compile_target(
-                    report, backend, stats, folder, golden, judged, options, progress
-                )
+                report.results[name] = _compile_target(job, backend)
             except FxedgeError as error:
                 _discard(folder, name)
                 report.failures[name] = error
@@ -179,22 +197,31 @@ def _write_golden(path: Path, model: FloatModel, golden: Sequence[Tensor]) -> No
     path.write_bytes(save(dict(zip(names, golden, strict=True))))
 
 
-def _compile_target(
-    report: CompileReport,
-    backend: Backend,
-    stats: CalibrationStats,
-    folder: Path,
-    golden: Sequence[Tensor],
-    judged: Dataset,
-    options: CompileOptions,
-    progress: Progress,
-) -> TargetResult:
-    assert report.float_model is not None
-    name = backend.spec.name
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every target of a compilation shares."""
+
+    report: CompileReport
+    data: Dataset
+    judged: Dataset
+    stats: CalibrationStats
+    golden: Sequence[Tensor]
+    folder: Path
+    options: CompileOptions
+    watch: PassWatch | None
+    progress: Progress
+
+    @property
+    def model(self) -> FloatModel:
+        assert self.report.float_model is not None
+        return self.report.float_model
+
+
+def _compile_target(job: _Job, backend: Backend) -> TargetResult:
+    name, report, options = backend.spec.name, job.report, job.options
+    lowered, relieved = _lower_target(job, backend)
     with report.timed("lower and emit"):
-        plan = plan_targets(report.float_model, [backend.spec], options)[name]
-        lowered = lower(report.float_model, backend.spec, plan, stats, options, progress)
-        artifacts = _emit(backend, lowered, report.float_model.gm, folder, options)
+        artifacts = _emit(backend, lowered, job.model.gm, job.folder, options)
     try:
         with report.timed("verify"):
             backend.emit(lowered.program, artifacts.exposed, list(lowered.program.integer_values()))
@@ -202,27 +229,59 @@ def _compile_target(
                 backend,
                 lowered.program,
                 artifacts,
-                golden,
-                judged,
+                job.golden,
+                job.judged,
                 report.reference,
                 parity_samples=options.parity_samples,
                 timed_runs=options.timed_runs,
                 threads=options.threads,
-                progress=progress,
+                progress=job.progress,
             )
-        (folder / "golden" / f"{name}.safetensors").write_bytes(save(checked.golden))
+        (job.folder / "golden" / f"{name}.safetensors").write_bytes(save(checked.golden))
     finally:
         artifacts.exposed.unlink(missing_ok=True)
+    _explain(job, backend, lowered)
     size = artifacts.int8.stat().st_size
-    return TargetResult(
-        lowered, checked, size, artifacts.float.stat().st_size if artifacts.float is not None else None
-    )
+    float_size = artifacts.float.stat().st_size if artifacts.float is not None else None
+    return TargetResult(lowered, checked, size, float_size, relieved)
+
+
+def _lower_target(job: _Job, backend: Backend) -> tuple[Lowered, MaxDrop | None]:
+    """The program; with a bound on the loss, that of the layers relieved so that it is kept."""
+    spec, options, stats, relieved = backend.spec, job.options, job.stats, None
+    if options.max_drop is not None:
+        with job.report.timed("max-drop"):
+            relieved = within_drop(job.model, spec, options, job.data, options.max_drop, job.progress)
+            options = relieved.relief.applied(options)
+    with job.report.timed("lower and emit"):
+        plan = plan_targets(job.model, [spec], options)[spec.name]
+        if relieved is not None and relieved.relief != Relief():
+            batches = (batch.inputs for batch in job.data)
+            stats = collect(job.model, {spec.name: plan}, batches, options, job.data.count, job.progress)
+        after = None if job.watch is None else job.watch.quantized_pass(spec, plan)
+        return lower(job.model, spec, plan, stats, options, job.progress, after), relieved
+
+
+def _explain(job: _Job, backend: Backend, lowered: Lowered) -> None:
+    """Put the explanation into the report and the bundle, if one is asked for."""
+    if job.watch is None:
+        return
+    name = backend.spec.name
+    with job.report.timed("explain"):
+        few = few_samples(job.watch.judged, _EXPLAINED)
+        batches = (batch.inputs for batch in few)
+        found = explain(job.model, lowered.program, batches, job.watch.effects(name), job.progress)
+    path = job.folder / "explain" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
+    job.report.explanations[name] = found
 
 
 def _discard(folder: Path, name: str) -> None:
     """Leave nothing of a target that failed."""
     shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "golden" / f"{name}.safetensors").unlink(missing_ok=True)
+    for rest in (folder / "golden" / f"{name}.safetensors", folder / "explain" / f"{name}.json"):
+        rest.unlink(missing_ok=True)
 
 
 def _emit(
@@ -263,7 +322,7 @@ def _manifest(
         float_accuracy=share_entry(report.reference.accuracy) if report.reference else None,
         golden_inputs=GOLDEN_INPUTS,
         targets={
-            name: target_entry(backends[name], result.lowered, result.checked, options)
+            name: target_entry(backends[name], result.lowered, result.checked, options, result.max_drop)
             for name, result in report.results.items()
         },
         files=list_files(folder),

@@ -16,6 +16,7 @@ from .data import Dataset
 from .lower import FloatModel, Lowered
 from .manifest import (
     CalibrationEntry,
+    MaxDropEntry,
     OutputEntry,
     ParityEntry,
     PassEntry,
@@ -24,6 +25,7 @@ from .manifest import (
     TargetEntry,
     TensorEntry,
 )
+from .max_drop import MaxDrop
 from .options import CompileOptions
 from .parity import output_qparams
 
@@ -78,7 +80,22 @@ def saturation_entry(lowered: Lowered) -> SaturationEntry | None:
     )
 
 
-def target_entry(backend: Backend, lowered: Lowered, checked: Checked, options: CompileOptions) -> TargetEntry:
+def max_drop_entry(found: MaxDrop | None) -> MaxDropEntry | None:
+    if found is None:
+        return None
+    return MaxDropEntry(
+        wider=found.relief.wider,
+        floats=found.relief.floats,
+        drop=round(found.drop, 6),
+        without=round(found.without, 6),
+        unit=found.unit,
+        samples=found.samples,
+    )
+
+
+def target_entry(
+    backend: Backend, lowered: Lowered, checked: Checked, options: CompileOptions, relieved: MaxDrop | None = None
+) -> TargetEntry:
     name = backend.spec.name
     program, end = lowered.program, checked.end_to_end
     outputs = [
@@ -114,6 +131,7 @@ def target_entry(backend: Backend, lowered: Lowered, checked: Checked, options: 
         accuracy=share_entry(checked.accuracy),
         agreement=share_entry(checked.agreement),
         notes=backend.spec.notes,
+        max_drop=max_drop_entry(relieved),
         saturation=saturation_entry(lowered),
     )
 

@@ -93,6 +93,18 @@ class ShareEntry(_Entry):
     high: float
 
 
+class MaxDropEntry(_Entry):
+    """What `--max-drop` relieved: layers with weights of 8 bits and layers in float, the loss with them and
+    without on `samples` held-out calibration samples, and what it counts."""
+
+    wider: tuple[str, ...]
+    floats: tuple[str, ...]
+    drop: float
+    without: float
+    unit: str
+    samples: int
+
+
 class TargetEntry(_Entry):
     """One runtime's artifact. `tolerance_lsb` and `tolerance_float` are what `verify` allows between the runtime
     and the golden outputs, which are the simulator's."""
@@ -112,6 +124,7 @@ class TargetEntry(_Entry):
     accuracy: ShareEntry | None = None
     agreement: ShareEntry | None = None
     notes: tuple[str, ...] = ()
+    max_drop: MaxDropEntry | None = None
     saturation: SaturationEntry | None = None
 
 

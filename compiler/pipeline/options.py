@@ -21,6 +21,7 @@ class CompileOptions:
     the number of samples on which simulated and deployed are compared end to end (of the evaluation data where
     there is some, else of the calibration data), None for all. `timed_runs` 0 leaves latency out. `isa` is the
     instruction set that the artifact must be exact on, as in `choose_isa`.
+    `max_drop` bounds the held-out loss (see `max_drop.py`); `explain` measures where the loss comes from.
     """
 
     calibration: CollectorMethod = field(default_factory=lambda: CollectorMethod.parse("percentile"))
@@ -39,3 +40,5 @@ class CompileOptions:
     parity_samples: int | None = 64
     timed_runs: int = 20
     threads: int = 1
+    max_drop: float | None = None
+    explain: bool = False

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...passes.canonicalize import Canonicalize
+from ...passes.correct_bias import CorrectBias
 from ...passes.fix_saturation import FixSaturation
 from ...passes.fold_batch_norm import FoldBatchNorm
 from ...passes.fuse_activation import FuseActivation
@@ -37,9 +38,20 @@ def _fast(options: CompileOptions) -> Recipe:
     )
 
 
+def _default(options: CompileOptions) -> Recipe:
+    return Recipe(
+        floats=(
+            Canonicalize(),
+            FoldBatchNorm(),
+            FuseActivation(),
+        ),
+        integers=(FixSaturation(options.isa), CorrectBias()),
+    )
+
+
 RECIPES: Mapping[str, Callable[[CompileOptions], Recipe]] = {
     "fast": _fast,
-    "default": _fast,
+    "default": _default,
 }
 
 

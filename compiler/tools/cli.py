@@ -121,6 +121,8 @@ def compile_command(
     threads: flags.Threads = None,
     parity_samples: flags.ParitySamples = None,
     timed_runs: flags.TimedRuns = None,
+    max_drop: flags.MaxDrop = None,
+    explain: flags.Explain = None,
     force: flags.Force = None,
     json: flags.Json = None,
     quiet: flags.Quiet = None,

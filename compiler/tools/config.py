@@ -77,6 +77,8 @@ class CompileConfig(BaseModel):
     threads: int = Field(1, ge=1)
     parity_samples: int | None = Field(64, ge=1)
     timed_runs: int = Field(20, ge=0)
+    max_drop: float | None = Field(None, ge=0, allow_inf_nan=False)
+    explain: bool = False
     force: bool = False
     quiet: bool = False
     as_json: bool = Field(False, alias="json")
@@ -115,6 +117,8 @@ class CompileConfig(BaseModel):
             parity_samples=self.parity_samples,
             timed_runs=self.timed_runs,
             threads=self.threads,
+            max_drop=self.max_drop,
+            explain=self.explain,
         )
 
 

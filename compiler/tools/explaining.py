@@ -11,6 +11,7 @@ from ..pipeline.ablation import PassEffect
 from ..pipeline.explain import Culprit, Explanation, LayerError
 from ..pipeline.loss import Loss
 from ..pipeline.lower import CAPTURE
+from ..pipeline.max_drop import MaxDrop, Relief
 from .tables import make_table, plural, print_table
 
 # A layer that adds less than this share of the noise is not what the loss is owed to.
@@ -32,6 +33,22 @@ def print_explanation(console: Console, found: Explanation) -> None:
     console.print()
     for line in _verdict(found):
         console.print(line, soft_wrap=True)
+
+
+def relief_line(target: str, found: MaxDrop) -> str:
+    """What `--max-drop` found, and which layers it relieved."""
+    counted = f"on {plural(found.samples, 'held-out sample')}"
+    if found.relief == Relief():
+        return f"{target}: loses {found.drop:.2f} {found.unit} {counted}; no layer had to be relieved."
+    parts = []
+    if found.relief.wider:
+        parts.append(f"8-bit weights for {', '.join(found.relief.wider)}")
+    if found.relief.floats:
+        parts.append(f"float for {', '.join(found.relief.floats)}")
+    return (
+        f"{target}: loses {found.drop:.2f} {found.unit} {counted} ({found.without:.2f} without) with "
+        f"{' and '.join(parts)}."
+    )
 
 
 def _pass_row(effect: PassEffect) -> tuple[str, ...]:

@@ -85,6 +85,18 @@ ParitySamples = Annotated[
     str | None, typer.Option(metavar="N|all", help="Samples simulated and compared end to end. Default: 64.")
 ]
 TimedRuns = Annotated[int | None, typer.Option(metavar="N", help="Runs timed, 0 for none. Default: 20.")]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Keep the most sensitive layers float until the loss on held-out calibration samples is at most X "
+        "points of top-1 (of a model that is no classifier, X % of the outputs).",
+    ),
+]
+Explain = Annotated[
+    bool | None,
+    typer.Option("--explain", help="Say what each pass bought and what each layer loses; also in DIR/explain."),
+]
 Force = Annotated[bool | None, typer.Option("--force", help="Replace the bundle that is there.")]
 Json = Annotated[bool | None, typer.Option("--json", help="The result as JSON on stdout.")]
 Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress and no notes.")]

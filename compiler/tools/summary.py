@@ -16,10 +16,11 @@ from ... import __version__
 from ..pipeline.accuracy import Share
 from ..pipeline.check import Checked, Latency
 from ..pipeline.driver import TargetResult
-from ..pipeline.entries import saturation_entry, share_entry
+from ..pipeline.entries import max_drop_entry, saturation_entry, share_entry
 from ..quant.plan import Plan
 from ..quant.saturation import SaturationProof
 from .compiling import Outcome
+from .explaining import print_explanation, relief_line
 from .tables import first_few, group_reasons, make_table, plural, print_table, size_text
 
 _VERIFICATION = "verify"
@@ -44,6 +45,12 @@ def print_summary(console: Console, outcome: Outcome) -> None:
     for name, result in report.results.items():
         _print_saturation(console, name, result.lowered.saturation)
         _print_floats(console, name, result.lowered.plan)
+    for name, result in report.results.items():
+        if result.max_drop is not None:
+            console.print(relief_line(name, result.max_drop), soft_wrap=True)
+    for found in report.explanations.values():
+        console.print()
+        print_explanation(console, found)
     for name, reason in outcome.skipped.items():
         console.print(f"skipped {name}: {reason}", soft_wrap=True)
     for name, error in report.failures.items():
@@ -159,6 +166,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
             "stages": {stage: round(value, 3) for stage, value in report.seconds.items()},
         },
         "targets": {name: _target_json(result) for name, result in report.results.items()},
+        "explanations": {name: found.to_json() for name, found in report.explanations.items()},
         "failures": {name: _failure_json(error) for name, error in report.failures.items()},
         "skipped": outcome.skipped,
     }
@@ -166,6 +174,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
 
 def _target_json(result: TargetResult) -> dict[str, Any]:
     checked, plan = result.checked, result.lowered.plan
+    relieved = max_drop_entry(result.max_drop)
     return {
         "accuracy": _share_json(checked.accuracy),
         "agreement": _share_json(checked.agreement),
@@ -179,6 +188,7 @@ def _target_json(result: TargetResult) -> dict[str, Any]:
         "size": result.size,
         "float_size": result.float_size,
         "latency": None if checked.latency is None else dataclasses.asdict(checked.latency),
+        "max_drop": None if relieved is None else relieved.model_dump(),
         "integer_ops": len(plan.ops),
         "float_ops": [{"node": skip.node, "reason": skip.reason} for skip in plan.floats],
     }

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import onnx
@@ -208,3 +209,32 @@ def test_names_and_outputs_of_every_kind(tmp_path: Path):
     assert [value.name for value in session.input] == ["input", "output"]
     assert [value.name for value in session.output] == names
     assert verify_bundle(tmp_path / "bundle").passed
+
+
+def test_an_explanation_only_where_it_is_asked_for(tmp_path: Path, compiled: tuple[Path, CompileReport]):
+    plain, report = compiled
+    assert report.explanations == {}
+    assert not (plain / "explain").exists()
+    found = compile_small(tmp_path / "out", explain=True).explanations["onnx"]
+    written = json.loads((tmp_path / "out" / "explain" / "onnx.json").read_text())
+    assert written == json.loads(json.dumps(found.to_json()))
+    assert found.passes[0].name == "capture"
+    assert [layer.node for layer in found.layers] == ["x", "conv2d", "flatten", "linear"]
+    assert found.samples == 3
+    assert verify_bundle(tmp_path / "out").passed
+
+
+def test_max_drop_keeps_layers_float_and_says_which(tmp_path: Path):
+    images = small_images(24)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3))
+    options = CompileOptions(max_drop=0.01, timed_runs=0)
+    report = compile_model(model, from_arrays(images), ["onnx"], tmp_path / "out", options=options)
+    found = report.results["onnx"].max_drop
+    assert found is not None
+    assert found.drop <= 0.01 < found.without
+    assert set(found.relief.floats) == {"conv2d", "conv2d_1"}
+    assert report.manifest is not None
+    entry = report.manifest.targets["onnx"]
+    assert entry.max_drop is not None
+    assert (entry.max_drop.floats, entry.max_drop.unit) == (found.relief.floats, "% of the outputs' magnitude")
+    assert entry.integer_ops == 0

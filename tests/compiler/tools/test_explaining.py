@@ -6,7 +6,8 @@ from fxedge.compiler.pipeline.ablation import PassEffect
 from fxedge.compiler.pipeline.accuracy import Share
 from fxedge.compiler.pipeline.explain import Culprit, Explanation, LayerError
 from fxedge.compiler.pipeline.loss import Loss
-from fxedge.compiler.tools.explaining import certificate, print_explanation
+from fxedge.compiler.pipeline.max_drop import MaxDrop, Relief
+from fxedge.compiler.tools.explaining import certificate, print_explanation, relief_line
 from fxedge.compiler.tools.tables import make_console
 
 BROKEN = "promised close but changed an output by 0.5 of its magnitude (allowed 0.0001)"
@@ -73,3 +74,17 @@ def test_certificates():
     assert certificate(None, None) == ""
     assert certificate(0.0, None) == "same outputs"
     assert certificate(None, BROKEN) == f"rolled back: {BROKEN}"
+
+
+def test_what_max_drop_relieved():
+    unit = "points of top-1 agreement"
+    assert relief_line("onnx", MaxDrop(Relief(), 0.5, 0.5, unit, 64)) == (
+        "onnx: loses 0.50 points of top-1 agreement on 64 held-out samples; no layer had to be relieved."
+    )
+    assert relief_line("onnx", MaxDrop(Relief(("a", "b"), ("c",)), 0.5, 9.0, unit, 64)) == (
+        "onnx: loses 0.50 points of top-1 agreement on 64 held-out samples (9.00 without) with 8-bit weights for "
+        "a, b and float for c."
+    )
+    assert relief_line("onnx", MaxDrop(Relief((), ("c",)), 0.5, 9.0, unit, 1)) == (
+        "onnx: loses 0.50 points of top-1 agreement on 1 held-out sample (9.00 without) with float for c."
+    )

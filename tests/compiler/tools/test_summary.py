@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -66,6 +67,7 @@ def test_as_json(fxedge: Callable, net: str):
         "float_accuracy",
         "seconds",
         "targets",
+        "explanations",
         "failures",
         "skipped",
     ]
@@ -94,3 +96,17 @@ def test_failed_and_skipped_targets_are_told(fxedge: Callable, net: str, monkeyp
         "failed fbgemm: 1 op(s) cannot be lowered to fbgemm:",
         "  conv conv2d.default: too wide",
     ]
+
+
+def test_explain_and_max_drop_are_told(fxedge: Callable, net: str):
+    given = ("--timed-runs", "0", "--explain", "--max-drop", "100", "--weight-bits", "2")
+    out = fxedge("compile", f"{net}:make", *ARGUMENTS, *given)[1]
+    assert "\nonnx: loses " in out
+    assert " on 6 held-out samples; no layer had to be relieved.\n" in out
+    assert "\nonnx: what each pass bought, judged on samples that nothing was tuned on\n" in out
+    assert out.splitlines()[-1].startswith("The loss ")
+    found = json.loads(fxedge("compile", f"{net}:make", *ARGUMENTS, *given, "--json", "--force")[1])
+    assert found["explanations"]["onnx"] == json.loads(Path("out/explain/onnx.json").read_text())
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert found["targets"]["onnx"]["max_drop"] == manifest["targets"]["onnx"]["max_drop"]
+    assert found["targets"]["onnx"]["max_drop"]["unit"] == "points of top-1 accuracy"
