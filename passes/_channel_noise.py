@@ -203,6 +203,7 @@ class _Recorder(fx.Interpreter):
             return self._weights[n]
         value = super().run_node(n)
         if n in self._ids:
+            value = value if value.requires_grad else value.detach().requires_grad_()
             self._live[n] = value
         return value
 
@@ -211,13 +212,16 @@ class _Recorder(fx.Interpreter):
         with torch.enable_grad():
             outputs = [item for item in flatten_tensors(self.run(*inputs)) if item.requires_grad]
         signs = [_random_signs(item, generator) for item in outputs]
-        leaves = [*self._weights.values(), *self._live.values()]
-        found = torch.autograd.grad(outputs, leaves, signs, allow_unused=True)
-        for node, gradient in zip([*self._weights, *self._live], found, strict=True):
-            if node in self._weights:
-                self._squares[node] += 0 if gradient is None else gradient.double() ** 2
-            else:
-                self._add_value(node, gradient)
+        leaves = self._weights | self._live
+        found: Sequence[Tensor | None] = [None] * len(leaves)
+        if outputs and leaves:
+            found = torch.autograd.grad(outputs, list(leaves.values()), signs, allow_unused=True)
+        gradients = dict(zip(leaves, found, strict=True))
+        for node, squares in self._squares.items():
+            gradient = gradients[node]
+            squares += 0 if gradient is None else gradient.double() ** 2
+        for node in self._live:
+            self._add_value(node, gradients[node])
 
     def _add_value(self, node: fx.Node, gradient: Tensor | None) -> None:
         axis = self._ids[node][0]

@@ -172,7 +172,7 @@ def reaches_of_samples(
         for batch in batches:
             watch.run(*batch)
             samples += batch[0].shape[0]
-    evidence = f"{samples} calibration samples and a quarter more"
+    evidence = f"{samples} samples and a quarter more"
     return {node: Reach(low * _MARGIN, high * _MARGIN, evidence) for node, (low, high) in watch.seen.items()}
 
 

@@ -19,6 +19,7 @@ bit. The pinned form relies on evidence that a channel never reaches its bound; 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -112,7 +113,10 @@ def _first_samples(ctx: PassContext, count: int) -> Iterator[tuple[Tensor, ...]]
 
 def _reaches(gm: fx.GraphModule, channels: ChannelMap, ctx: PassContext) -> dict[fx.Node, Reach]:
     if ctx.batches is not None:
-        return reaches_of_samples(gm, channels, _first_samples(ctx, _EVIDENCE))
+        samples = itertools.chain(
+            _first_samples(ctx, _EVIDENCE), [ctx.example_inputs] if ctx.example_inputs else []
+        )
+        return reaches_of_samples(gm, channels, samples)
     return {} if ctx.channel_stats is None else reaches_of_norms(channels, ctx.channel_stats)
 
 

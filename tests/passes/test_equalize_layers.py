@@ -174,7 +174,7 @@ def test_channels_that_reach_the_bound_are_scaled_together() -> None:
     text = dump(gm)
     assert "clamp.Tensor" not in text
     assert "hardtanh.default(%1, 0, " in text
-    reason = "2 of 8 channels never reach the bound 6 (4 calibration samples and a quarter more)"
+    reason = "2 of 8 channels never reach the bound 6 (8 samples and a quarter more)"
     assert result.notes[1] == Skip(
         "hardtanh_default", f"hardtanh_default keeps one bound: {reason} and are scaled apart from the others"
     )
@@ -184,7 +184,7 @@ def test_a_clamp_that_no_channel_reaches_becomes_relu() -> None:
     (x,) = inputs((4, 3, 8, 8))
     gm, result = _pinned(_reaching(*range(8)), PassContext(example_inputs=(x,), batches=lambda: iter([(x,)])))
     assert "%2 = relu.default(%1)\n%3 = conv2d" in dump(gm)
-    evidence = "no channel reaches it (4 calibration samples and a quarter more)"
+    evidence = "no channel reaches it (8 samples and a quarter more)"
     assert result.notes[1] == Skip("hardtanh_default", f"hardtanh_default lost its bound 6: {evidence}")
 
 
@@ -287,6 +287,31 @@ def test_outputs_that_are_all_zero() -> None:
     assert result.changes == 0
 
 
+def test_the_gain_of_a_layer_norm_takes_up_factors() -> None:
+    (x,) = inputs((4, 8, 16))
+    torch.manual_seed(0)
+    model = Calls(lambda m, x: m.b(m.a(x)), a=nn.LayerNorm(16), b=nn.Linear(16, 4))
+    with torch.no_grad():
+        model.a.weight[3] = 200  # type: ignore[union-attr, index]
+        model.b.weight[:, 3] /= 200  # type: ignore[union-attr, index, operator]
+    gm = _captured(model, x)
+    expected = gm(x)
+    _run(gm, EqualizeLayers(per_tensor_weights=False), PassContext(example_inputs=(x,)))
+    torch.testing.assert_close(gm(x), expected, rtol=1e-5, atol=1e-5)
+    gain = get_constant(gm, "a.weight")
+    assert gain is not None
+    assert gain.max() < 10 * gain.median()
+
+
+def test_outputs_without_derivatives() -> None:
+    (x,) = inputs((4, 3, 8, 8))
+    model = Calls(lambda m, x: (m.b(F.relu(m.a(x))).argmax(1), x * 2), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1))
+    gm = _captured(model, x)
+    result = run_passes(gm, [EqualizeLayers()], PassContext(example_inputs=(x,)))["equalize-layers"]
+    assert result.changes == 0
+    assert result.skipped[-1] == Skip("x", "the noise expected of quantization is 0")
+
+
 def test_statistics_follow() -> None:
     (x,) = inputs((4, 3, 8, 8))
     gm = _captured(_blocks(), x)
@@ -312,3 +337,11 @@ def test_random_nets_compute_the_same(seed: int, length: int, exact: bool) -> No
     assert report["equalize-layers"].rolled_back is None
     if exact:
         assert report.max_error.get("equalize-layers", 0.0) == 0.0
+
+
+def test_evidence_covers_the_example_inputs() -> None:
+    (x,) = inputs((4, 3, 8, 8))
+    gm = _captured(_reaching(1, 5), x)
+    ctx = PassContext(example_inputs=(x,), batches=lambda: iter([(x * 1e-3,)]))
+    result = _run(gm, EqualizeLayers(clamp="pinned"), ctx)
+    assert "2 of 8 channels never reach the bound 6 (8 samples" in result.notes[1].reason
