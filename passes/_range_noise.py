@@ -1,7 +1,8 @@
 """What rounding a value of one scale costs, and what dividing a channel into shares saves.
 
-A channel given as m equal shares reaches an m-th as far, so the range of the whole value may shrink. The error is
-Δ²/12 with Δ the range, zero included, over 255 steps.
+A channel given as m equal shares reaches an m-th as far, so the range of the whole value may shrink. All shares
+are rounded alike, so their errors add up: with Δ the range, zero included, over 255 steps, the error of the
+channel is m²·Δ²/12. That pays where a few channels reach farther than all others, which alone become more exact.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ class RangeNoise:
         self._power = power
 
     def total(self) -> float:
-        return float(self._error(self._high / self.copies, self._low / self.copies))
+        high, low = (self._high / self.copies).amax(), (self._low / self.copies).amin()
+        return float(self._error(high - low, self.copies.square().sum()))
 
     def gains(self) -> Tensor:
         """By how much one more share of each channel lowers the error: [channels]."""
         ends = [(values / self.copies, values / (self.copies + 1)) for values in (self._high, -self._low)]
-        reaches = [torch.maximum(_largest_of_others(now), then) for now, then in ends]
-        saved = self.total() - self._error(reaches[0].unsqueeze(0), -reaches[1].unsqueeze(0))
+        reach = sum(torch.maximum(_largest_of_others(now), then) for now, then in ends)
+        shares = self.copies.square().sum() + 2 * self.copies + 1
+        saved = (self.total() - self._error(torch.as_tensor(reach), shares)).clamp(min=0)
         # of channels that save nothing, the one that reaches farthest comes first
         farthest = torch.maximum(ends[0][0], ends[1][0])
-        return saved.clamp(min=0) + 1e-12 * self.total() * farthest / farthest.max().clamp(min=1e-30)
+        return saved + 1e-12 * self.total() * farthest / farthest.max().clamp(min=1e-30)
 
     def split(self, channel: int) -> None:
         self.copies[channel] += 1
@@ -43,10 +46,9 @@ class RangeNoise:
         twin.copies = self.copies.clone()
         return twin
 
-    def _error(self, high: Tensor, low: Tensor) -> Tensor:
-        """For ends [..., channels]; the largest of the first axis counts."""
-        step = (high.amax(0) - low.amin(0)) / _STEPS
-        return step.square() / 12 / max(self._power, 1e-30)
+    def _error(self, reach: Tensor, shares: Tensor) -> Tensor:
+        """The mean over the channels, whose numbers of shares squared add up to `shares`."""
+        return (reach / _STEPS).square() / 12 * shares / len(self.copies) / max(self._power, 1e-30)
 
 
 def _largest_of_others(values: Tensor) -> Tensor:

@@ -65,13 +65,8 @@ def find_candidates(
     forms = {node: form for site in sites for node in site.readers if (form := formats[node]) is not None}
     samples = few_samples(gm, ctx)
     measured = {} if samples is None else _measured(gm, samples, list(forms))
-    rows = {
-        node: Rows.of(layer_of(gm, node), form.spec, _power(measured.get(node))) for node, form in forms.items()
-    }
-    noises = {
-        node: weight_noise(rows[node], form.range, torch.ones(len(rows[node].power), dtype=torch.int64))
-        for node, form in forms.items()
-    }
+    rows = {node: _rows(layer_of(gm, node), form, measured.get(node)) for node, form in forms.items()}
+    noises = {node: weight_noise(rows[node], form.range) for node, form in forms.items()}
     transfer = dict.fromkeys(forms, 1.0)
     if samples is not None:
         arriving = _arriving(gm, samples, forms, ctx)
@@ -106,8 +101,9 @@ def _measured(
     return {node: found[str(node.args[0]), axes[node]] for node in readers}
 
 
-def _power(stat: Measured | None) -> Tensor | None:
-    return None if stat is None else _mean_square(stat)
+def _rows(layer: Layer, form: WeightFormat, stat: Measured | None) -> Rows:
+    rows = Rows.of(layer, form.spec, None if stat is None else _mean_square(stat))
+    return rows if form.range == "minmax" else rows.sampled()
 
 
 def _mean_square(stat: Measured) -> Tensor:

@@ -13,7 +13,7 @@ weighted by the mean square of what it carries, where that is known.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from ._layers import Layer
 # Candidates of `mse`, as parts of a row's largest magnitude.
 _SHRINK = 0.94
 _CANDIDATES = 36
+# The numbers that `LeastErrorNoise` may hold of one layer, twice; a larger layer is judged by every n-th row.
+_MOST = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Rows:
 
     @classmethod
     def of(cls, layer: Layer, spec: QSpec, power: Tensor | None = None) -> Rows:
-        grouped = layer.by_input().abs()
+        grouped = layer.by_input().abs().float()
         grouped = grouped.reshape(*grouped.shape[:3], -1)
         groups, outputs, inputs = grouped.shape[:3]
         channels = torch.arange(groups * inputs).view(groups, inputs)
@@ -61,6 +63,11 @@ class Rows:
     def total(self) -> float:
         return float(self.energy().sum())
 
+    def sampled(self) -> Rows:
+        """All rows, or every n-th one where they are too many to weigh against all candidates of `mse`."""
+        nth = -(-self.channels.numel() * _CANDIDATES // _MOST)
+        return replace(self, sizes=self.sizes[::nth], channels=self.channels[::nth])
+
 
 class MinMaxNoise:
     """The error of a weight whose largest part is the end of its grid. `copies` [inputs] are the parts so far."""
@@ -68,7 +75,7 @@ class MinMaxNoise:
     def __init__(self, rows: Rows, copies: Tensor) -> None:
         self.copies = copies.clone()
         self._rows = rows
-        self._peaks = rows.sizes.amax(2)
+        self._peaks = rows.sizes.amax(2).double()
         self._count = ((rows.sizes > 0).sum(2) * rows.weights()).sum(1)
         self._limit = rows.energy()
 
@@ -113,16 +120,10 @@ class LeastErrorNoise:
     def __init__(self, rows: Rows, copies: Tensor) -> None:
         self.copies = copies.clone()
         self._rows = rows
-        largest = rows.sizes.amax((1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
-        self._reaches = largest.unsqueeze(1) * _SHRINK ** torch.arange(_CANDIDATES)
+        self._reaches = _candidates(rows)
         columns = torch.ones_like(rows.channels, dtype=torch.bool)
         parts = self.copies[rows.channels]
         self._now, self._then = self._table(columns, parts), self._table(columns, parts + 1)
-
-    def reach(self) -> Tensor:
-        """The end of each row's grid [rows]."""
-        best = self._now.sum(1).argmin(1, keepdim=True)
-        return self._reaches.gather(1, best).squeeze(1)
 
     def total(self) -> float:
         return float(self._now.sum(1).amin(1).sum())
@@ -151,14 +152,39 @@ class LeastErrorNoise:
         most = (parts[columns] * self._rows.qmax).unsqueeze(1)
         for place in range(_CANDIDATES):
             step = (self._reaches[row, place] / self._rows.qmax).unsqueeze(1)
-            rounded = torch.minimum(torch.round(sizes / step), most) * step
-            table[..., place][columns] = ((rounded - sizes).square().sum(1) * weights).float()
+            table[..., place][columns] = (_clipped_error(sizes, step, most) * weights).float()
         return table
 
 
-def weight_noise(rows: Rows, method: WeightRange, copies: Tensor) -> MinMaxNoise | LeastErrorNoise:
-    """The error of the weight in `rows` with `copies` [inputs] parts of each input channel."""
+def weight_noise(rows: Rows, method: WeightRange) -> MinMaxNoise | LeastErrorNoise:
+    """The error of the weight in `rows`, nothing split yet."""
+    copies = torch.ones(len(rows.power), dtype=torch.int64)
     return MinMaxNoise(rows, copies) if method == "minmax" else LeastErrorNoise(rows, copies)
+
+
+def grid_reach(rows: Rows, method: WeightRange, copies: Tensor) -> Tensor:
+    """The end of the grid of each row [rows] of a weight with `copies` [inputs] parts of each input channel."""
+    if method == "minmax":
+        return MinMaxNoise(rows, copies).reach()
+    reaches, weights = _candidates(rows), rows.weights()
+    most = (copies[rows.channels] * rows.qmax).unsqueeze(2)
+    errors = [
+        (_clipped_error(rows.sizes, (reach / rows.qmax).view(-1, 1, 1), most) * weights).sum(1)
+        for reach in reaches.unbind(1)
+    ]
+    best = torch.stack(errors, 1).argmin(1, keepdim=True)
+    return reaches.gather(1, best).squeeze(1)
+
+
+def _candidates(rows: Rows) -> Tensor:
+    """Ends of a grid to choose from: [rows, candidates]."""
+    largest = rows.sizes.amax((1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
+    return largest.unsqueeze(1) * _SHRINK ** torch.arange(_CANDIDATES)
+
+
+def _clipped_error(sizes: Tensor, step: Tensor, most: Tensor) -> Tensor:
+    """Squared errors, summed over the last axis, of rounding `sizes` to at most `most` steps."""
+    return (torch.minimum(torch.round(sizes / step), most) * step - sizes).square().sum(-1)
 
 
 def _part(size: Tensor, parts: Tensor, qmax: int) -> Tensor:

@@ -41,7 +41,7 @@ from ._layers import Layer
 from ._split_budget import Candidate, spend
 from ._split_candidates import WeightFormat, find_candidates, layer_of
 from ._split_parts import split_parts
-from ._weight_noise import Rows, weight_noise
+from ._weight_noise import Rows, grid_reach
 
 _USUAL = LayerOptions(quantize=True, weight_bits=8, per_tensor=False, weight_range="minmax")
 
@@ -160,7 +160,7 @@ def _in_parts(layer: Layer, form: WeightFormat | None, copies: Tensor, order: Ar
     """The layer's weight over the channels of `order`."""
     if form is None:
         return _divided(layer, torch.zeros(()), copies, order)
-    reach = weight_noise(Rows.of(layer, form.spec), form.range, copies).reach()
+    reach = grid_reach(Rows.of(layer, form.spec), form.range, copies)
     wide = _divided(layer, _grid(layer, form, reach), copies, order)
     if form.range == "minmax":
         return wide
