@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from fxedge.compiler.ir.capture import capture
-from fxedge.compiler.ir.constants import get_constant
+from fxedge.compiler.ir.constants import constants, get_constant, set_constant
 from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.passes import PassContext, PassResult, Skip, evaluate, run_passes
 from fxedge.compiler.quant.channel_stats import ChannelStat, ChannelStats
@@ -16,6 +19,7 @@ from fxedge.passes.equalize_layers import EqualizeLayers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_nets import RandomNet
+from real.nets import cifar10_resnet20
 from support import Calls, graph, inputs
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -345,3 +349,33 @@ def test_evidence_covers_the_example_inputs() -> None:
     ctx = PassContext(example_inputs=(x,), batches=lambda: iter([(x * 1e-3,)]))
     result = _run(gm, EqualizeLayers(clamp="pinned"), ctx)
     assert "2 of 8 channels never reach the bound 6 (8 samples" in result.notes[1].reason
+
+
+def test_real_resnet20_survives_a_rescale(shared_data: Path) -> None:
+    """Weights rounded to 127 steps of one scale: chance level after the rescale, as before it once equalized."""
+    if not (shared_data / "cifar10_resnet20" / "weights.safetensors").is_file():
+        pytest.skip("needs cifar10_resnet20/weights.safetensors, which is not here")
+    (x,) = inputs((32, 3, 32, 32))
+    gm = _captured(cifar10_resnet20(), x)
+    expected = gm(x)
+    channels = channel_map(gm)
+    factors = 2.0 ** torch.randint(-5, 6, (channels.count,), generator=torch.Generator().manual_seed(0)).double()
+    rescale(gm, channels, torch.where(channels.free, factors, 1.0))
+    gm.recompile()
+    assert torch.equal(gm(x), expected)
+    assert _snr_of_rounded(gm, x, expected) < 3
+    result = _run(gm, EqualizeLayers(), PassContext(example_inputs=(x,)))
+    assert result.changes == 20
+    assert _snr_of_rounded(gm, x, expected) > 20
+
+
+def _snr_of_rounded(gm: fx.GraphModule, x: Tensor, expected: Tensor) -> float:
+    """Signal to noise in dB with each weight on 127 steps of its largest magnitude; `gm` is as before."""
+    weights = {name: value for name, value in constants(gm).items() if value.ndim > 1}
+    for name, weight in weights.items():
+        step = weight.abs().max() / 127
+        set_constant(gm, name, torch.round(weight / step) * step)
+    noise = gm(x) - expected
+    for name, weight in weights.items():
+        set_constant(gm, name, weight)
+    return float(10 * torch.log10(expected.square().sum() / noise.square().sum()))
