@@ -50,9 +50,10 @@ _USUAL = LayerOptions(quantize=True, weight_bits=8, per_tensor=False, weight_ran
 class SplitOutliers:
     """Give the channels with the largest weights to their layer in several parts.
 
-    `ratio` is the share of all input channels that may be added. `usual`, `layers` and `keep_float` say what bits
-    and ranges the weights will have and which layers stay float, as in `plan_quantization`. A layer that was split
-    gets more parts until it reads a multiple of `multiple_of` channels; the budget does not count these.
+    `ratio` is the share of all input channels that may be added; 0 looks at none. `usual`, `layers` and
+    `keep_float` say what bits and ranges the weights will have and which layers stay float, as in
+    `plan_quantization`. A layer that was split gets more parts until it reads a multiple of `multiple_of`
+    channels; the budget does not count these.
 
     Raises:
         ValueError: the ratio is negative or not finite, or the multiple not positive.
@@ -77,6 +78,8 @@ class SplitOutliers:
             raise ValueError(f"channels cannot be a multiple of {self.multiple_of}")
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
+        if self.ratio == 0:
+            return PassResult(0)
         sites, reasons = find_sites(gm)
         if was_split(gm):
             reasons |= _reasons(sites, "channels of this graph were split before")
