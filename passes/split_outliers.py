@@ -53,7 +53,8 @@ class SplitOutliers:
     `ratio` is the share of all input channels that may be added; 0 looks at none. `usual`, `layers` and
     `keep_float` say what bits and ranges the weights will have and which layers stay float, as in
     `plan_quantization`. A layer that was split gets more parts until it reads a multiple of `multiple_of`
-    channels; the budget does not count these.
+    channels; the budget does not count these. `activations` lets values be split too, where calibration samples
+    show what that saves.
 
     Raises:
         ValueError: the ratio is negative or not finite, or the multiple not positive.
