@@ -14,6 +14,7 @@ backend = engine_backend(
     ),
     roads.FBGEMM,
     fbgemm_pairing(roads.FBGEMM),
+    isa=("avx2", "vnni"),
     notes=(
         "Without VNNI (AVX2, AVX-512) sums of two products saturate in int16 unless compiled for the ISA avx2.",
         "Depthwise convolutions run as grouped or two-frame ones, because their own kernels saturate everywhere.",

@@ -3,7 +3,7 @@
 MLAS multiplies uint8 by int8 matrices (QLinearConv as im2col, QGemm, QLinearMatMul) with the weights of one
 output in a row, taps outside, channels of the group inside, two neighbours at a time. Depthwise convolutions (one
 channel in and one out for each group) have a kernel of their own, which sums in 32 bits. Settled with onnxruntime
-1.31 on an emulated Haswell (AVX2); the AVX-512 kernels read the same packed weights.
+1.31 on an emulated Haswell (AVX2); by its source, the AVX-512 kernels pair the same way.
 """
 
 from __future__ import annotations

@@ -72,11 +72,16 @@ class TorchScriptBackend:
 
 
 def engine_backend(
-    engine: str, kernels: ProductKernels, roads: Roads, pairing: Pairing, notes: tuple[str, ...]
+    engine: str,
+    kernels: ProductKernels,
+    roads: Roads,
+    pairing: Pairing,
+    isa: tuple[str, ...],
+    notes: tuple[str, ...],
 ) -> TorchScriptBackend:
     """The target of a quantized engine: its own convolutions and linear, every other op as all have it.
 
-    `pairing` is how its kernels pair weights on x86 without VNNI.
+    `pairing` is how its kernels pair weights on x86 without VNNI, `isa` where its arithmetic is confirmed.
     """
     spec = TargetSpec(
         name=engine,
@@ -85,7 +90,7 @@ def engine_backend(
         bias="float32",
         ops={**products(kernels, roads.transpose), **shared_rows()},
         quantize=arithmetic.quantize,
-        isa=("avx2", "vnni"),
+        isa=isa,
         notes=notes,
         saturation={"avx2": pairing, "vnni": None},
     )

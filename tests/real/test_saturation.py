@@ -1,0 +1,40 @@
+"""A real network compiled for avx2 gives the same integers without VNNI; one compiled for vnni does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from emulated import AVX2, HASWELL, needs_qemu, run_elsewhere
+from fxedge import CompileOptions, open_dataset
+from fxedge.backends import registry
+from fxedge.compiler.pipeline.lower import collect, lower, plan_targets, prepare
+from fxedge.compiler.quant.collectors import CollectorMethod
+
+from .compiling import REAL_NETS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+@pytest.mark.parametrize("target", ["onnx", "fbgemm"])
+def test_resnet20_without_vnni(target: str, shared_data: Path, tmp_path: Path):
+    if target == "onnx":
+        needs_qemu()
+    net, backend = REAL_NETS["cifar10_resnet20"], registry.get(target)
+    data = open_dataset(shared_data / net.test, net.preprocess, ["x"], 32)
+    (images,) = next(iter(data)).inputs
+    artifacts, here = {}, {}
+    for isa in ("avx2", "vnni"):
+        options = CompileOptions(CollectorMethod("minmax"), recipe="fast", isa=isa)
+        model = prepare(net.factory(), (images[:2],), options)
+        plans = plan_targets(model, [backend.spec], options)
+        stats = collect(model, plans, [(images,)], options)
+        path = tmp_path / f"{isa}-{backend.artifact}"
+        backend.emit(lower(model, backend.spec, plans[target], stats, options).program, path)
+        artifacts[path] = [images[:4].numpy()]
+        here[path] = backend.load(path).run(artifacts[path])[0]
+    where = {"emulator": HASWELL} if target == "onnx" else {"environment": AVX2}
+    there = run_elsewhere(target, artifacts, **where)  # type: ignore[arg-type]
+    same = [bool(np.array_equal(here[path], there[path][0])) for path in artifacts]
+    assert same == [True, False]
