@@ -31,6 +31,7 @@ from torch import Tensor, fx
 from ..compiler.ir.constants import constant
 from ..compiler.ir.nodes import describe, placeholders
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
+from ..compiler.ir.progress import Advance
 from ..compiler.ir.stages import Stage
 from ._channel_noise import NoiseModel, measure_noise
 from ._channels import ChannelMap, LayerChannels, channel_map
@@ -88,7 +89,8 @@ class EqualizeLayers:
         before = model.total(torch.zeros(channels.count, dtype=torch.float64))
         if not 0 < before < math.inf:
             return PassResult(0, (*skipped, Skip(names, f"the noise expected of quantization is {before:g}")))
-        logs = _minimize(model, groups)
+        with ctx.progress.track("equalize layers", _STEPS) as advance:
+            logs = _minimize(model, groups, advance)
         logs = _rounded(logs, groups) if self.powers_of_two else logs
         after = model.total(logs)
         if not after < self.worth * before:
@@ -96,7 +98,7 @@ class EqualizeLayers:
             return PassResult(0, (*skipped, Skip(names, reason)))
         gain = Skip(names, f"the noise expected of quantization falls to {after / before:.3g} of what it was")
         notes = (gain, *_clamp_notes(channels, pinned, logs))
-        changes = rescale(gm, with_pinned(channels, pinned), logs.exp(), ctx.channel_stats)
+        changes = rescale(gm, with_pinned(channels, pinned), _factors(logs, self.powers_of_two), ctx.channel_stats)
         changes += drop_unreached(gm, pinned)
         return PassResult(changes, tuple(skipped), notes=notes)
 
@@ -149,7 +151,7 @@ def _fixed(layer: LayerChannels, channels: ChannelMap) -> Skip | None:
     return Skip(layer.node.name, f"the outputs of {describe(layer.node)} keep their scale: {reasons[0]}")
 
 
-def _minimize(model: NoiseModel, groups: Groups) -> Tensor:
+def _minimize(model: NoiseModel, groups: Groups, advance: Advance) -> Tensor:
     """Logarithms of the factors of least noise, float64 [classes], by L-BFGS from where all are 1."""
     values = torch.zeros(groups.index.numel(), dtype=torch.float64, requires_grad=True)
     limit = math.log(_LARGEST_FACTOR)
@@ -159,11 +161,13 @@ def _minimize(model: NoiseModel, groups: Groups) -> Tensor:
         return groups.within(free.clamp(-limit, limit))
 
     search = torch.optim.LBFGS([values], max_iter=_STEPS, history_size=20, line_search_fn="strong_wolfe")
+    asked = itertools.count(1)
 
     def loss() -> Tensor:
         search.zero_grad()
         result = model.smooth(logs()).log()
         result.backward()
+        advance(min(next(asked), _STEPS))
         return result
 
     with torch.enable_grad():
@@ -177,6 +181,11 @@ def _rounded(logs: Tensor, groups: Groups) -> Tensor:
     floors = whole[groups.common] + groups.floor
     raised = ((floors / math.log(2)).ceil() * math.log(2)).nan_to_num(neginf=-math.inf)
     return torch.maximum(whole, raised)
+
+
+def _factors(logs: Tensor, powers_of_two: bool) -> Tensor:
+    """exp(logs), free of its rounding where they are logarithms of powers of two."""
+    return torch.exp2((logs / math.log(2)).round()) if powers_of_two else logs.exp()
 
 
 def _clamp_notes(channels: ChannelMap, pinned: Sequence[PinnedClamp], logs: Tensor) -> tuple[Skip, ...]:
