@@ -23,7 +23,7 @@ from torch import Tensor, fx
 from ..compiler.ir.constants import constant, set_constant
 from ..compiler.ir.nodes import sole_user
 from ..compiler.ir.ops import bound_args
-from ..compiler.ir.passes import Numerics, PassContext, PassResult
+from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.qops import DQC, is_dequantize
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.isa import SAFE, choose_isa
@@ -46,7 +46,7 @@ class FixSaturation:
     numerics: ClassVar[Numerics] = "changes"
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
-        """The number of changes is that of output channels whose integers are new.
+        """The number of changes is that of output channels whose integers are new; notes say how, by layer.
 
         Raises:
             InputError: the target knows nothing of this instruction set.
@@ -62,7 +62,9 @@ class FixSaturation:
             if isinstance(step, IntegerStep) and step.weight is not None:
                 reader = _Reader(step, partial(pairing, step), pair_limit(bounds[step.inputs[0]]))
                 by_weight.setdefault(_dequantized(step).args[0], []).append(reader)  # type: ignore[arg-type]
-        return PassResult(sum(_repair(gm, readers, ctx.reference) for readers in by_weight.values()))
+        repairs = [_repair(gm, readers, ctx.reference) for readers in by_weight.values()]
+        changed = [repair for repair in repairs if repair.channels]
+        return PassResult(sum(repair.channels for repair in changed), notes=tuple(r.note() for r in changed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,27 @@ class _Reader:
         return bool((pair_sums(self.pairing(self.step.weight)) > self.limit).any())
 
 
-def _repair(gm: fx.GraphModule, readers: Sequence[_Reader], reference: fx.GraphModule | None) -> int:
-    """Store a weight within all limits; how many output channels changed."""
-    if not any(reader.saturates() for reader in readers):
-        return 0
+@dataclass(frozen=True, slots=True)
+class _Repair:
+    """What was done to a layer: channels changed, of how many, and the factor by which each scale grew."""
+
+    layer: str
+    channels: int = 0
+    total: int = 0
+    factors: tuple[float, ...] = ()
+
+    def note(self) -> Skip:
+        grown = [factor for factor in self.factors if factor > 1]
+        scales = f"{len(grown)} of {len(self.factors)} scales larger, by up to {max(grown)}" if grown else ""
+        how = scales or "weights moved, scales kept"
+        return Skip(self.layer, f"{self.channels} of {self.total} channels repaired: {how}")
+
+
+def _repair(gm: fx.GraphModule, readers: Sequence[_Reader], reference: fx.GraphModule | None) -> _Repair:
+    """Store a weight within all limits."""
     step = readers[0].step
+    if not any(reader.saturates() for reader in readers):
+        return _Repair(step.anchor.name)
     weight, qp = step.weight, step.weight_qparams
     assert weight is not None
     assert qp is not None
@@ -93,11 +111,12 @@ def _repair(gm: fx.GraphModule, readers: Sequence[_Reader], reference: fx.GraphM
         repaired, factors = choose_scales(weight, wanted, layouts[0], (qp.qmin, qp.qmax), scale_of_row)
         _store_scales(gm, step, replace(qp, scale=tuple((factors * torch.tensor(qp.scale)).tolist())))
     else:
-        repaired = weight
+        repaired, factors = weight, torch.ones(len(qp.scale))
         for layout in layouts:
             repaired = move_excess(repaired, wanted, layout)
     set_constant(gm, str(_dequantized(step).args[0].target), repaired)  # type: ignore[union-attr]
-    return int(by_output(step, repaired != weight).flatten(1).any(1).sum())
+    changed = by_output(step, repaired != weight).flatten(1).any(1)
+    return _Repair(step.anchor.name, int(changed.sum()), len(changed), tuple(factors.tolist()))
 
 
 def _dequantized(step: IntegerStep) -> fx.Node:

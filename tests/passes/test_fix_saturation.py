@@ -8,7 +8,7 @@ import pytest
 import torch
 from fxedge.compiler.ir.constants import constants
 from fxedge.compiler.ir.errors import PassError
-from fxedge.compiler.ir.passes import PassContext, PassResult, run_passes
+from fxedge.compiler.ir.passes import PassContext, PassResult, Skip, run_passes
 from fxedge.compiler.quant.program import IntegerStep, build_program
 from fxedge.compiler.quant.saturation import by_output, in_one_row, pair_sums, prove_unsaturated
 from fxedge.compiler.quant.target import TargetSpec
@@ -82,13 +82,13 @@ def test_the_graph_keeps_its_form():
         %6 = dequantize(%5, 2.1468749, 241, 0, 255, uint8)
         return %6""")  # noqa: E501
     assert brief(lowered.gm) == expected
-    assert fixed(lowered) == PassResult(3)
+    assert fixed(lowered).changes == 3
     assert brief(lowered.gm) == expected
 
 
 def test_only_channels_that_can_saturate_change():
     lowered = lower(Calls(lambda m, x: m.a(x), a=linear(WEIGHT)), grid(4, 6), spec=paired(TOY))
-    assert fixed(lowered) == PassResult(3)
+    assert fixed(lowered).changes == 3
     after = layer_of(lowered)
     assert after.weight is not None
     assert after.weight.tolist() == [
@@ -102,12 +102,24 @@ def test_only_channels_that_can_saturate_change():
     assert after.weight_qparams.scale == (1.0, 1.25, 2.0, 1.0, 1.8125)
 
 
+def test_notes_say_what_was_done_to_each_layer():
+    lowered = lower(Calls(lambda m, x: m.a(x), a=linear(WEIGHT)), grid(4, 6), spec=paired(TOY))
+    what = "3 of 5 channels repaired: 3 of 5 scales larger, by up to 2.0"
+    assert fixed(lowered) == PassResult(3, notes=(Skip("linear", what),))
+    weight = torch.tensor([[127.0, 126, 1, 1], [127, 1, 0, 0]])
+    shared = lower(
+        Calls(lambda m, x: F.linear(x, m.w) + F.linear(x * 2, m.w), w=weight), grid(4, 4), spec=paired(TOY)
+    )
+    (note,) = fixed(shared).notes
+    assert note.reason == "1 of 2 channels repaired: weights moved, scales kept"
+
+
 def test_in_a_wide_channel_two_weights_move_and_the_scale_stays():
     weight = torch.linspace(-30, 30.1, 400)[None].clone()
     weight[0, 100:102] = torch.tensor([127.0, 3.4])
     lowered = lower(Calls(lambda m, x: m.a(x), a=linear(weight)), grid(2, 400), spec=paired(TOY))
     before = layer_of(lowered)
-    assert fixed(lowered) == PassResult(1)
+    assert fixed(lowered).changes == 1
     after = layer_of(lowered)
     assert after.weight_qparams == before.weight_qparams
     assert after.weight is not None
@@ -123,7 +135,7 @@ def test_the_bias_follows_the_scale(spec: TargetSpec):
     with torch.no_grad():
         layer.bias.copy_(torch.tensor([1.0, -2.0, 300.25, 4.0, 5.0]))
     lowered = lower(Calls(lambda m, x: m.a(x), a=layer), grid(4, 6), spec=paired(spec))
-    assert fixed(lowered) == PassResult(3)
+    assert fixed(lowered).changes == 3
     step = layer_of(lowered)
     assert step.bias is not None
     assert step.weight_qparams is not None
@@ -151,7 +163,7 @@ def test_a_shared_weight_keeps_its_scale():
 
     weight = torch.tensor([[127.0, 126, 1, 1], [127, 1, 0, 0]])
     lowered = lower(Calls(function, w=weight), grid(4, 4), spec=paired(TOY))
-    assert fixed(lowered) == PassResult(1)
+    assert fixed(lowered).changes == 1
     stored = constants(lowered.gm)
     assert stored["w_quantized"].tolist() == [[65, 63, 1, 1], [127, 1, 0, 0]]
     assert stored["w_quantized_scale"].tolist() == [1.0, 1.0]
@@ -160,7 +172,7 @@ def test_a_shared_weight_keeps_its_scale():
 def test_without_the_float_graph_the_integers_stand_for_themselves():
     lowered = lower(Calls(lambda m, x: m.a(x), a=linear(WEIGHT)), grid(4, 6), spec=paired(TOY))
     ctx = PassContext(lowered.program.spec)
-    assert run_passes(lowered.gm, [FixSaturation()], ctx)["fix-saturation"] == PassResult(3)
+    assert run_passes(lowered.gm, [FixSaturation()], ctx)["fix-saturation"].changes == 3
 
 
 def test_convolutions_over_groups_and_transposed_ones():
@@ -210,7 +222,7 @@ def test_safe_and_never_worse_than_half_the_grid(rows: int, columns: int, seed: 
     assert before.weight is not None
     assert before.weight_qparams is not None
     unsafe = (pair_sums(in_one_row(before.weight)) > 128).any(1)
-    assert fixed(lowered) == PassResult(int(unsafe.sum()))
+    assert fixed(lowered).changes == int(unsafe.sum())
     after = layer_of(lowered)
     assert after.weight is not None
     assert torch.equal(after.weight[~unsafe], before.weight[~unsafe])
