@@ -6,7 +6,7 @@ from fxedge.compiler.quant.calibrate import calibrate
 from fxedge.compiler.quant.collectors import CollectorMethod
 from fxedge.compiler.quant.output_ranges import clipped, tune_ranges
 from fxedge.compiler.quant.plan import plan_quantization
-from fxedge.compiler.quant.qparams import choose_qparams, dequantize, quantize
+from fxedge.compiler.quant.qparams import QSpec, choose_qparams, dequantize, quantize
 from support import Calls, inputs
 from torch import nn
 from toy_target import TOY, captured
@@ -14,12 +14,12 @@ from toy_target import TOY, captured
 X = inputs((16, 4, 6, 6))[0]
 
 
-def tuned(model, x, **options):
+def tuned(model, x, spec=TOY):
     gm = captured(model.eval(), x[:2])
-    plan = plan_quantization(gm, TOY)
+    plan = plan_quantization(gm, spec)
     stats = calibrate(gm, [plan], [(x,)], CollectorMethod("minmax"))
     batches = [(part,) for part in x.split(4)]
-    return gm, plan, stats, tune_ranges(gm, [plan], stats, batches, **options)
+    return gm, plan, stats, tune_ranges(gm, [plan], stats, batches)
 
 
 def test_an_outlier_that_no_output_hears_of_is_clipped_and_one_that_matters_is_not():
@@ -36,19 +36,23 @@ def test_an_outlier_that_no_output_hears_of_is_clipped_and_one_that_matters_is_n
         assert share > 0.5 if kept else share == 0.2
 
 
-def test_output_error_is_smaller_than_with_the_full_range():
+def test_the_clip_is_about_the_best_of_all_for_the_outputs():
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3)).eval()
-    x = X.clone()
-    x[0, 0, 0, 0] = 60.0
-    gm, plan, before, after = tuned(model, x)
+    spec = dataclasses.replace(TOY, activation=QSpec(0, 15, torch.uint8))
+    gm, plan, before, after = tuned(model, X, spec)
     group = plan.groups[0]
-    errors = {}
-    for name, stats in (("full", before), ("tuned", after)):
-        qp = choose_qparams(*stats.range_of(group), group.spec)
+
+    def error(limits):
+        qp = choose_qparams(*limits, group.spec)
         with torch.no_grad():
-            errors[name] = (gm(dequantize(quantize(x, qp), qp)) - gm(x)).square().sum().item()
-    assert errors["tuned"] <= errors["full"]
-    assert tuned(model, x)[3] == after
+            return (gm(dequantize(quantize(X, qp), qp)) - gm(X)).square().sum().item()
+
+    limits = before.range_of(group)
+    errors = [error(clipped(limits, clip)) for clip in (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2)]
+    assert error(after.range_of(group)) < min(1.05 * min(errors), errors[0])
+    assert max(errors) > 3 * min(errors)
+    assert tuned(model, X, spec)[3] == after
     assert after.method == "minmax, tuned"
     assert after.samples == 16
 
