@@ -36,9 +36,14 @@ from .insert_qdq import bias_qparams
 
 @dataclass(frozen=True, slots=True)
 class FixSaturation:
-    """Repair the channels that can saturate on `isa`: a name that the target knows, `safe` or `native`."""
+    """Repair the channels that can saturate on `isa`: a name that the target knows, `safe` or `native`.
+
+    Without `rescale` scales stay and weights move only: for integers that were rounded with care, of which few are
+    above the limit.
+    """
 
     isa: str = SAFE
+    rescale: bool = True
 
     name: ClassVar[str] = "fix-saturation"
     requires: ClassVar[Stage] = Stage.QUANTIZED
@@ -62,7 +67,7 @@ class FixSaturation:
             if isinstance(step, IntegerStep) and step.weight is not None:
                 reader = _Reader(step, partial(pairing, step), pair_limit(bounds[step.inputs[0]]))
                 by_weight.setdefault(_dequantized(step).args[0], []).append(reader)  # type: ignore[arg-type]
-        repairs = [_repair(gm, readers, ctx.reference) for readers in by_weight.values()]
+        repairs = [_repair(gm, readers, ctx.reference, self.rescale) for readers in by_weight.values()]
         changed = [repair for repair in repairs if repair.channels]
         return PassResult(sum(repair.channels for repair in changed), notes=tuple(r.note() for r in changed))
 
@@ -96,7 +101,9 @@ class _Repair:
         return Skip(self.layer, f"{self.channels} of {self.total} channels repaired: {how}")
 
 
-def _repair(gm: fx.GraphModule, readers: Sequence[_Reader], reference: fx.GraphModule | None) -> _Repair:
+def _repair(
+    gm: fx.GraphModule, readers: Sequence[_Reader], reference: fx.GraphModule | None, rescale: bool
+) -> _Repair:
     """Store a weight within all limits."""
     step = readers[0].step
     if not any(reader.saturates() for reader in readers):
@@ -106,7 +113,7 @@ def _repair(gm: fx.GraphModule, readers: Sequence[_Reader], reference: fx.GraphM
     assert qp is not None
     wanted = _float_weight(step, reference) / _shaped(qp, weight.ndim)
     layouts = [PairLayout.of(weight, reader.pairing, reader.limit) for reader in readers]
-    if len(readers) == 1 and _may_rescale(step):
+    if rescale and len(readers) == 1 and _may_rescale(step):
         scale_of_row = torch.arange(len(layouts[0].places)) % len(qp.scale)
         repaired, factors = choose_scales(weight, wanted, layouts[0], (qp.qmin, qp.qmax), scale_of_row)
         _store_scales(gm, step, replace(qp, scale=tuple((factors * torch.tensor(qp.scale)).tolist())))

@@ -157,6 +157,24 @@ def test_one_scale_for_all_weights():
     assert (values(after) - WEIGHT).square().sum() <= narrowed
 
 
+def test_scales_stay_where_asked_to():
+    lowered = lower(Calls(lambda m, x: m.a(x), a=linear(WEIGHT)), grid(4, 6), spec=paired(TOY))
+    ctx = PassContext(lowered.program.spec, reference=lowered.float_gm)
+    result = run_passes(lowered.gm, [FixSaturation(rescale=False)], ctx)["fix-saturation"]
+    assert result.changes == 3
+    after = layer_of(lowered)
+    assert after.weight_qparams is not None
+    assert after.weight is not None
+    assert set(after.weight_qparams.scale) == {1.0}
+    assert after.weight.tolist() == [
+        [127, 1, 64, 64, -127, -1],
+        [127, 1, 50, 20, 10, 30],
+        [65, 63, 3, 2, 1, 1],
+        [127, -127, -100, 100, 0, 0],
+        [-125, -3, 0, 0, 100, 20],
+    ]
+
+
 def test_a_shared_weight_keeps_its_scale():
     def function(m, x):
         return F.linear(x, m.w) + F.linear(x * 2 + 1, m.w)
