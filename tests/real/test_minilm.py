@@ -1,0 +1,58 @@
+"""A BERT encoder on integers: what int8 loses without and with SmoothActivations, in onnxruntime and torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fxedge import CompileOptions
+from fxedge.backends import registry
+from fxedge.compiler.ir.passes import PassContext, run_passes
+from fxedge.compiler.ir.shapes import annotate
+from fxedge.compiler.pipeline.lower import FloatModel, collect, lower, plan_targets, prepare
+from fxedge.passes import SmoothActivations
+from real.minilm import Encode, embeddings, minilm, sentences, spearman
+from torch import Tensor
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+PAIRS = 64
+OPTIONS = CompileOptions(recipe="fast", dynamic_axes=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def calibration(shared_data: Path) -> list[tuple[Tensor, Tensor]]:
+    return [*sentences("a", 1400, 1416), *sentences("b", 1400, 1416)]
+
+
+def _encoder(model: FloatModel, target: str, batches: list[tuple[Tensor, Tensor]], folder: Path) -> Encode:
+    backend = registry.get(target)
+    plans = plan_targets(model, [backend.spec], OPTIONS)
+    program = lower(model, backend.spec, plans[target], collect(model, plans, batches, OPTIONS), OPTIONS).program
+    backend.emit(program, folder / target)
+    assert backend.unfused(program, folder / target) == ()
+    runner = backend.load(folder / target)
+    return lambda ids, mask: runner.run([ids.numpy(), mask.numpy()])[0]
+
+
+def _off(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()))
+
+
+@pytest.mark.parametrize("target", ["onnx", "x86"])
+def test_smoothing_a_bert_encoder(target: str, calibration: list[tuple[Tensor, Tensor]], tmp_path: Path) -> None:
+    model = minilm()
+    with torch.no_grad():
+        wanted = embeddings(lambda ids, mask: model(ids, mask).numpy(), PAIRS)
+    prepared = prepare(model, calibration[0], OPTIONS)
+    plain = embeddings(_encoder(prepared, target, calibration, tmp_path), PAIRS)
+    ctx = PassContext(example_inputs=calibration[0], batches=lambda: iter(calibration))
+    report = run_passes(prepared.gm, [SmoothActivations()], ctx)["smooth-activations"]
+    annotate(prepared.gm)
+    smooth = embeddings(_encoder(prepared, target, calibration, tmp_path), PAIRS)
+    assert (report.changes, report.rolled_back) == (24, None)
+    assert _off(smooth, wanted) < 0.15
+    assert _off(smooth, wanted) < 0.5 * _off(plain, wanted)
+    assert abs(spearman(smooth) - spearman(wanted)) < 0.01
