@@ -109,7 +109,7 @@ class SplitRanges:
         if best * self.gain > whole:
             return Skip(node.name, f"{len(cuts)} branches leave {best:.2g} of noise, one leaves {whole:.2g}")
         enough = max(2 * best, min(self.floor, whole / self.gain))
-        cut = next(cut for cut in cuts if cut.noise <= enough)
+        cut = next(cut for cut in cuts[1:] if cut.noise <= enough)
         reordering = plan_order(gm, chain.nodes[-1], chain.axis, torch.cat(cut.parts))
         if isinstance(reordering, str):
             return Skip(node.name, f"its channels cannot be put in another order: {reordering}")
