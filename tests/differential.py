@@ -56,7 +56,7 @@ def check_everywhere(
     noise = {}
     for backend in backends:
         name = backend.spec.name
-        lowered = lower(prepared, backend.spec, plans[name], stats)
+        lowered = lower(prepared, backend.spec, plans[name], stats, options)
         assert [result.rolled_back for result in lowered.passes.values()] == [None] * len(lowered.passes)
         _check_float(backend, prepared.gm, batches, expected, folder)
         noise[name] = _check_target(backend, lowered, batches, expected, folder)

@@ -24,18 +24,21 @@ from ..ir.errors import BackendUnavailableError, FxedgeError, InputError, Verifi
 from ..ir.nodes import input_name, placeholders
 from ..ir.progress import Progress, Silent
 from ..quant.calibrate import CalibrationStats
+from ..quant.target import TargetSpec
 from .ablation import PassWatch, watch_compilation
+from .best import Attempt, choose_best
 from .bundle import list_files, write_manifest, writing_bundle
 from .check import Artifacts, Checked, Reference, check_target, float_reference
 from .data import Dataset
-from .entries import calibration_entry, input_entries, pass_entries, share_entry, target_entry
+from .entries import calibration_entry, compile_notes, input_entries, pass_entries, share_entry, target_entry
 from .explain import Explanation, explain
-from .fitting import fixed_batch, in_batches_of
+from .fitting import example_inputs, fixed_batch, in_batches_of
 from .holdout import few_samples
 from .lower import FloatModel, Lowered, collect, lower, plan_targets, prepare
 from .manifest import Manifest
 from .max_drop import MaxDrop, Relief, within_drop
 from .options import CompileOptions
+from .recipes import BEST
 
 GOLDEN_INPUTS = "golden/inputs.safetensors"
 
@@ -64,6 +67,7 @@ class CompileReport:
     failures: dict[str, FxedgeError] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     reference: Reference | None = None
+    attempts: tuple[Attempt, ...] = ()
     explanations: dict[str, Explanation] = field(default_factory=dict)
 
     @contextmanager
@@ -122,6 +126,7 @@ def compile_model(
             data = in_batches_of(data, batch)
             evaluation = None if evaluation is None else in_batches_of(evaluation, batch)
             specs = [backend.spec for backend in backends.values()]
+            options, report.attempts = _best(model, specs, data, options, progress)
             watch = watch_compilation(specs, options, data, evaluation, progress) if options.explain else None
             report.float_model = prepare(
                 model,
@@ -152,19 +157,17 @@ def compile_model(
     return report
 
 
+def _best(
+    model: Capturable, specs: Sequence[TargetSpec], data: Dataset, options: CompileOptions, progress: Progress
+) -> tuple[CompileOptions, tuple[Attempt, ...]]:
+    """What the recipe `best` finds, on the first target; any other recipe is what it is."""
+    if options.recipe != BEST:
+        return options, ()
+    return choose_best(model, specs[0], data, options, progress)
+
+
 def _batches(data: Dataset) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
     return lambda: (batch.inputs for batch in data)
-
-
-def example_inputs(data: Dataset, count: int | None = None) -> tuple[Tensor, ...]:
-    """The first `count` samples, or two (one repeated if need be): what the graph is captured and checked on."""
-    first = next(iter(data), None)
-    if first is None:
-        raise InputError(f"{data.name} has no samples.")
-    if count is not None:
-        return tuple(tensor[:count] for tensor in first.inputs)
-    tensors = tuple(tensor[:2] for tensor in first.inputs)
-    return tuple(torch.cat([t, t]) if len(t) == 1 else t for t in tensors)
 
 
 def golden_inputs(data: Dataset, count: int) -> tuple[Tensor, ...]:
@@ -318,6 +321,7 @@ def _manifest(
         preprocess=data.preprocess,
         calibration=calibration_entry(stats, data),
         recipe=options.recipe,
+        notes=compile_notes(report.attempts, model, options),
         passes=pass_entries(model.passes),
         float_accuracy=share_entry(report.reference.accuracy) if report.reference else None,
         golden_inputs=GOLDEN_INPUTS,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from ...backends.base import Backend
 from ...passes.fix_saturation import FixSaturation
 from ..ir.nodes import input_name, placeholders
+from ..ir.ops import OPS
 from ..ir.passes import PassReport
 from ..ir.shapes import tensor_meta
 from ..quant.calibrate import CalibrationStats
 from .accuracy import Share
+from .best import Attempt
 from .check import Checked
 from .data import Dataset
 from .lower import FloatModel, Lowered
@@ -28,6 +32,7 @@ from .manifest import (
 from .max_drop import MaxDrop
 from .options import CompileOptions
 from .parity import output_qparams
+from .recipes import DATA_FREE
 
 
 def share_entry(share: Share | None) -> ShareEntry | None:
@@ -39,6 +44,30 @@ def share_entry(share: Share | None) -> ShareEntry | None:
 
 def calibration_entry(stats: CalibrationStats, data: Dataset) -> CalibrationEntry:
     return CalibrationEntry(method=stats.method, samples=stats.samples, sha256=data.fingerprint())
+
+
+def compile_notes(attempts: Sequence[Attempt], model: FloatModel, options: CompileOptions) -> tuple[str, ...]:
+    """What must be known of how this was compiled: what `best` tried, what the data-free recipe had to make up."""
+    tried = [
+        f"best: {item.option} {item.value}: {item.loss.sqnr:.2f} dB on held-out samples"
+        + (" (kept)" if item.kept else "")
+        for item in attempts
+    ]
+    if options.recipe != DATA_FREE:
+        return tuple(tried)
+    layers = [node for node in model.gm.graph.nodes if node.target in OPS]
+    bare = [node.name for node in layers if str(node.args[1]) not in _with_statistics(model)]
+    return (
+        *tried,
+        f"data-free: ranges and means come from synthetic images; {len(bare)} of {len(layers)} layers have no "
+        f"batch norm statistics of their own ({', '.join(bare[:5])}{', ...' if len(bare) > 5 else ''})",
+    )
+
+
+def _with_statistics(model: FloatModel) -> set[str]:
+    """Names of the weight nodes whose layers had a batch norm."""
+    nodes = [node for node in model.gm.graph.nodes if node.op == "get_attr"]
+    return {node.name for node in nodes if str(node.target) in model.channel_stats.by_weight}
 
 
 def pass_entries(report: PassReport) -> tuple[PassEntry, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
@@ -14,6 +15,17 @@ from ..ir.nodes import input_name, placeholders
 from ..ir.shapes import fits, tensor_meta, type_text
 from .data import Batch, Dataset
 from .options import CompileOptions
+
+
+def example_inputs(data: Dataset, count: int | None = None) -> tuple[Tensor, ...]:
+    """The first `count` samples, or two (one repeated if need be): what the graph is captured and checked on."""
+    first = next(iter(data), None)
+    if first is None:
+        raise InputError(f"{data.name} has no samples.")
+    if count is not None:
+        return tuple(tensor[:count] for tensor in first.inputs)
+    tensors = tuple(tensor[:2] for tensor in first.inputs)
+    return tuple(torch.cat([t, t]) if len(t) == 1 else t for t in tensors)
 
 
 def fixed_batch(model: Capturable, options: CompileOptions) -> int | None:

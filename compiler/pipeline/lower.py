@@ -111,8 +111,9 @@ def collect(
     progress: Progress | None = None,
 ) -> CalibrationStats:
     """One pass over `batches` for all plans."""
+    method = options.calibration or make_recipe(options).calibration
     with (progress or Silent()).track("calibrate", samples) as advance:
-        return calibrate(model.gm, list(plans.values()), batches, options.calibration, advance)
+        return calibrate(model.gm, list(plans.values()), batches, method, advance)
 
 
 def lower(

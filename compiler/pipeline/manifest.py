@@ -145,6 +145,7 @@ class Manifest(_Entry):
     preprocess: Preprocess
     calibration: CalibrationEntry
     recipe: str
+    notes: tuple[str, ...] = ()
     passes: tuple[PassEntry, ...]
     float_accuracy: ShareEntry | None
     golden_inputs: str

@@ -149,7 +149,7 @@ class _Trial:
     ) -> None:
         self._model, self._spec, self._options = model, spec, options
         self._tuning, self._judged, self._progress = tuning, judged, progress
-        self._stats = CalibrationStats(str(options.calibration), 0, {})
+        self._stats = CalibrationStats("none yet", 0, {})
         self._drops: dict[Relief, float] = {}
         self.unit = "points"
         self.samples = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...passes.round_weights import Method as RoundingMethod
 from ..ir.capture import Tracer
 from ..quant.collectors import CollectorMethod
 from ..quant.isa import SAFE
@@ -15,7 +16,8 @@ from ..quant.weight_range import WeightRange
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
     """`keep_float`, the weight options and `layers` as in `plan_quantization`, `dynamic_axes` as in `capture`.
-    `split_ratio` is the share of channels that `split_outliers` may add, None for what the recipe has.
+    `calibration`, `rounding` of weights, and `split_ratio`, the share of channels that `split_outliers` may add,
+    are None for what the recipe has.
 
     `golden_samples` is the number of calibration samples kept in the bundle as test vectors; `parity_samples`
     the number of samples on which simulated and deployed are compared end to end (of the evaluation data where
@@ -24,7 +26,7 @@ class CompileOptions:
     `max_drop` bounds the held-out loss (see `max_drop.py`); `explain` measures where the loss comes from.
     """
 
-    calibration: CollectorMethod = field(default_factory=lambda: CollectorMethod.parse("percentile"))
+    calibration: CollectorMethod | None = None
     recipe: str = "default"
     keep_float: tuple[str, ...] = ()
     per_tensor_weights: bool = False
@@ -33,6 +35,7 @@ class CompileOptions:
     isa: str = SAFE
     layers: Mapping[str, LayerOptions] = field(default_factory=dict)
     split_ratio: float | None = None
+    rounding: RoundingMethod | None = None
     tracer: Tracer = "export"
     dynamic_axes: tuple[int, ...] = (0,)
     float_artifact: bool = True

@@ -1,30 +1,47 @@
 """Recipes: which passes run, in which order, as literal lists.
 
 `floats` run once, on the float graph that all targets share; `integers` for each target on its quantized graph.
-`fast` is what every int8 compiler does; `default` adds what is safe to leave on.
+
+* `fast`: what every int8 compiler does.
+* `default`: adds what is safe to leave on, in less than twice the time.
+* `data-free`: the same on synthetic images, for models that come without data.
+* `best`: adds what takes minutes, and keeps of it what helps on held-out samples (see `best.py`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...passes.canonicalize import Canonicalize
 from ...passes.correct_bias import CorrectBias
+from ...passes.equalize_layers import EqualizeLayers
 from ...passes.fix_saturation import FixSaturation
 from ...passes.fold_batch_norm import FoldBatchNorm
+from ...passes.fold_dead_channels import FoldDeadChannels
 from ...passes.fuse_activation import FuseActivation
+from ...passes.round_weights import RoundWeights
+from ...passes.split_outliers import SplitOutliers
 from ..ir.errors import InputError
 from ..ir.passes import Pass
+from ..quant.collectors import CollectorMethod
+from ..quant.layer_options import LayerOptions
 from .options import CompileOptions
+
+PERCENTILE, MINMAX = CollectorMethod("percentile"), CollectorMethod("minmax")
+DATA_FREE, BEST = "data-free", "best"
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Passes on the float graph, and passes on each target's quantized graph."""
+    """Passes on the float graph, passes on each target's quantized graph, and how ranges are chosen where the
+    options do not say."""
 
     floats: tuple[Pass, ...]
     integers: tuple[Pass, ...] = ()
+    calibration: CollectorMethod = PERCENTILE
 
 
 def _fast(options: CompileOptions) -> Recipe:
@@ -44,14 +61,46 @@ def _default(options: CompileOptions) -> Recipe:
             Canonicalize(),
             FoldBatchNorm(),
             FuseActivation(),
+            FoldDeadChannels(),
+            EqualizeLayers(per_tensor_weights=options.per_tensor_weights, clamp="pinned"),
+            SplitOutliers(**_splitting(options, 0.0)),
         ),
-        integers=(FixSaturation(options.isa), CorrectBias()),
+        integers=(
+            RoundWeights(options.rounding or "gptq"),
+            FixSaturation(options.isa),
+            CorrectBias(),
+        ),
     )
+
+
+def _data_free(options: CompileOptions) -> Recipe:
+    return dataclasses.replace(_default(options), calibration=MINMAX)
+
+
+def _splitting(options: CompileOptions, ratio: float) -> dict[str, Any]:
+    """What `SplitOutliers` must know of the plan; `ratio` where the options do not give one."""
+    usual = LayerOptions(
+        weight_bits=options.weight_bits,
+        per_tensor=options.per_tensor_weights,
+        weight_range=options.weight_range,
+    )
+    return {
+        "ratio": ratio if options.split_ratio is None else options.split_ratio,
+        "usual": usual,
+        "layers": options.layers,
+        "keep_float": options.keep_float,
+    }
+
+
+def _best(options: CompileOptions) -> Recipe:
+    return _default(options)
 
 
 RECIPES: Mapping[str, Callable[[CompileOptions], Recipe]] = {
     "fast": _fast,
     "default": _default,
+    BEST: _best,
+    DATA_FREE: _data_free,
 }
 
 

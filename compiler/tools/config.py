@@ -60,7 +60,7 @@ class CompileConfig(BaseModel):
     eval: str | None = None
     target: tuple[str, ...] = ("all",)
     output: Path | None = None
-    calibration: str = "percentile"
+    calibration: str | None = None
     recipe: str = "default"
     per_tensor: bool = False
     weight_bits: int = Field(8, ge=2, le=8)
@@ -102,7 +102,7 @@ class CompileConfig(BaseModel):
             InputError: there is no such calibration method.
         """
         return CompileOptions(
-            calibration=CollectorMethod.parse(self.calibration),
+            calibration=CollectorMethod.parse(self.calibration) if self.calibration else None,
             recipe=self.recipe,
             keep_float=self.keep_float,
             per_tensor_weights=self.per_tensor,

@@ -23,7 +23,9 @@ from ..ir.capture import input_names, load_pt2
 from ..ir.errors import InputError
 from ..pipeline.data import Dataset, from_arrays, open_dataset
 from ..pipeline.preprocess import Preprocess
+from ..pipeline.recipes import DATA_FREE
 from ..pipeline.sources import is_python_spec, load_python_object
+from ..pipeline.synthetic_data import synthetic_data
 from .config import CompileConfig
 from .exits import note
 
@@ -102,10 +104,13 @@ def load_data(config: CompileConfig, model: LoadedModel) -> tuple[Dataset, Datas
         InputError: no data, or nothing usable there.
     """
     embedded = config.model == EMBEDDED and config.calib is None
+    if config.calib is None and config.recipe == DATA_FREE:
+        made = synthetic_data(_preprocess(config), model.input_names)
+        return made, _open(config, model, config.eval, config.eval_limit)
     if config.calib is None and not embedded:
         raise InputError(
             f"no calibration data for {config.model}: give --calib with a folder of images, a .npy, .npz or "
-            ".safetensors file, or file.py:loader"
+            ".safetensors file, or file.py:loader; without any, --recipe data-free makes images of its own"
         )
     evaluation = _open(config, model, config.eval, config.eval_limit)
     if not embedded:

@@ -37,6 +37,8 @@ def print_summary(console: Console, outcome: Outcome) -> None:
     console.print(f"module to artifact  {build:.1f} s ({_stages(report.seconds)})")
     console.print(f"verification        {verification:.1f} s")
     console.print(f"bundle              {outcome.out}", soft_wrap=True)
+    for line in report.manifest.notes if report.manifest is not None else ():
+        console.print(f"note                {line}", soft_wrap=True)
     if slow := _not_faster(report.results):
         console.print(
             f"note                int8 is not faster than float here on {', '.join(slow)} (one sample at a time)",

@@ -29,9 +29,9 @@ def test_plan_and_artifact(model: str, target: str, golden: Callable[[str, str],
     if (reason := backend.missing()) is not None:
         pytest.skip(reason)
     entry = get(model)
-    prepared = prepare(entry.factory(), entry.example_inputs(), CompileOptions())
-    plan = plan_targets(prepared, [backend.spec], CompileOptions())[target]
-    lowered = lower(prepared, backend.spec, plan, _fixed_ranges(plan))
+    prepared = prepare(entry.factory(), entry.example_inputs(), CompileOptions(recipe="fast"))
+    plan = plan_targets(prepared, [backend.spec], CompileOptions(recipe="fast"))[target]
+    lowered = lower(prepared, backend.spec, plan, _fixed_ranges(plan), CompileOptions(recipe="fast"))
     path = tmp_path / backend.artifact
     backend.emit(lowered.program, path)
     again = tmp_path / f"again_{backend.artifact}"

@@ -134,4 +134,4 @@ def test_a_graph_that_cannot_be_quantized_yet_has_no_loss():
     options, spec = CompileOptions(keep_float=("no_such_node",)), registry.get("onnx").spec
     watch = PassWatch([spec], options, small_data(), small_data())
     prepare(small_model(), (small_images(2),), options, after=watch.float_pass)
-    assert [effect.loss for effect in watch.effects("onnx")] == [None] * 4
+    assert {effect.loss for effect in watch.effects("onnx")} == {None}

@@ -6,7 +6,7 @@ from fxedge.compiler.pipeline.options import CompileOptions
 
 def test_defaults_are_those_of_the_command_line():
     options = CompileOptions()
-    assert str(options.calibration) == "percentile:99.99"
+    assert options.calibration is None
     assert (options.recipe, options.tracer, options.dynamic_axes) == ("default", "export", (0,))
     assert (options.golden_samples, options.parity_samples, options.timed_runs, options.threads) == (4, 64, 20, 1)
     assert options.float_artifact

@@ -11,13 +11,14 @@ from fxedge.compiler.ir.passes import evaluate
 from fxedge.compiler.pipeline.lower import FloatModel, collect, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.pipeline.sensitivity import LayerLoss, Sensitivity, measure_sensitivity
+from fxedge.compiler.quant.collectors import CollectorMethod
 from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.simulate import simulate
 from fxedge.models.registry import get
 from small_compile import small_images, small_model
 from torch import Tensor, nn
 
-MINMAX = CompileOptions(calibration=CompileOptions().calibration.parse("minmax"))
+MINMAX = CompileOptions(calibration=CollectorMethod("minmax"))
 
 
 def measured(

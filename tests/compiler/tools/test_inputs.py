@@ -114,7 +114,7 @@ def test_every_other_model_needs_data():
         load_data(CompileConfig(model="residual"), load_model("residual"))
     assert str(caught.value) == (
         "no calibration data for residual: give --calib with a folder of images, a .npy, .npz or "
-        ".safetensors file, or file.py:loader"
+        ".safetensors file, or file.py:loader; without any, --recipe data-free makes images of its own"
     )
 
 
