@@ -214,7 +214,7 @@ class _Walk:
             return None
         if not all(isinstance(size, int) for size in (after[axis], *before[axis:])):
             return None
-        run = math.prod(before[axis + 1 :])
+        run = math.prod(int(size) for size in before[axis + 1 :])
         if after[axis] != len(order) * run:
             return None
         return axis, (order[:, None] * run + torch.arange(run)).flatten()

@@ -202,8 +202,8 @@ def _first(batches: Iterable[tuple[Tensor, ...]]) -> Iterable[tuple[Tensor, ...]
 def _reorder_measured(measured: dict[str, Measured], reordering: Reordering) -> None:
     for node, (_, order) in reordering.values.items():
         if (stat := measured.get(node.name)) is not None:
-            ends = (end[order] for end in (stat.mean, stat.std, stat.low, stat.high))
-            measured[node.name] = Measured(*ends, stat.count)
+            low, high = stat.low[order], stat.high[order]
+            measured[node.name] = Measured(stat.mean[order], stat.std[order], low, high, stat.count)
 
 
 @dataclass(frozen=True, slots=True)
