@@ -1,23 +1,33 @@
 """The graph rewrites: one pass in each file, named after it; files with a leading underscore are shared parts."""
 
+from .absorb_bias import AbsorbBias
 from .canonicalize import Canonicalize
 from .clean_qdq import CleanQdq
 from .correct_bias import CorrectBias
 from .equalize_layers import EqualizeLayers
 from .fix_saturation import FixSaturation
 from .fold_batch_norm import FoldBatchNorm
+from .fold_dead_channels import FoldDeadChannels
 from .fuse_activation import FuseActivation
 from .insert_qdq import InsertQdq
+from .round_weights import RoundWeights
 from .smooth_activations import SmoothActivations
+from .split_outliers import SplitOutliers
+from .split_ranges import SplitRanges
 
 __all__ = [
+    "AbsorbBias",
     "Canonicalize",
     "CleanQdq",
     "CorrectBias",
     "EqualizeLayers",
     "FixSaturation",
     "FoldBatchNorm",
+    "FoldDeadChannels",
     "FuseActivation",
     "InsertQdq",
+    "RoundWeights",
     "SmoothActivations",
+    "SplitOutliers",
+    "SplitRanges",
 ]

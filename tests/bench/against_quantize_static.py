@@ -116,7 +116,7 @@ def _ours(model, method: str, path: Path) -> dict[str, float]:  # type: ignore[n
     from fxedge.compiler.quant.collectors import CollectorMethod
 
     backend = registry.get("onnx")
-    options = CompileOptions(calibration=CollectorMethod.parse(method))
+    options = CompileOptions(recipe="fast", calibration=CollectorMethod.parse(method))
     data = _samples(8)
     clock = [time.perf_counter()]
     prepared = prepare(model, example_inputs(data), options)
@@ -124,7 +124,7 @@ def _ours(model, method: str, path: Path) -> dict[str, float]:  # type: ignore[n
     plans = plan_targets(prepared, [backend.spec], options)
     stats = collect(prepared, plans, (batch.inputs for batch in data), options)
     clock.append(time.perf_counter())
-    lowered = lower(prepared, backend.spec, plans["onnx"], stats)
+    lowered = lower(prepared, backend.spec, plans["onnx"], stats, options)
     backend.emit(lowered.program, path)
     clock.append(time.perf_counter())
     return dict(zip(("capture", "calibrate", "emit"), np.diff(clock).tolist(), strict=True))

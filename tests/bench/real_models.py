@@ -1,6 +1,6 @@
 """The table of real networks in the README: accuracy, agreement, parity, size and latency on every target.
 
-    python tests/bench/real_models.py [NAME ...] [--parity-samples 64|all]
+    python tests/bench/real_models.py [NAME ...] [--parity-samples 64|all] [--recipe NAME]
 
 Needs the shared data folder (see tests/real/nets.py). Prints Markdown.
 """
@@ -25,9 +25,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(REAL_NETS))
     parser.add_argument("--parity-samples", default="64")
+    parser.add_argument("--recipe", default="default")
     args = parser.parse_args()
     samples = None if args.parity_samples == "all" else int(args.parity_samples)
-    options = CompileOptions(parity_samples=samples, timed_runs=100)
+    options = CompileOptions(recipe=args.recipe, parity_samples=samples, timed_runs=100)
     print(f"{_HEAD}\n|---|---|---|---|---|---|---|---|", flush=True)
     for name in args.names or REAL_NETS:
         with tempfile.TemporaryDirectory() as folder:
