@@ -74,10 +74,12 @@ def _check_meet(before: str, after: str, channels: int, module: nn.Module) -> No
 
 
 def _scale_outputs(module: nn.Module, factor: Tensor) -> None:
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
     with torch.no_grad():
-        module.weight.mul_(factor.reshape(-1, *[1] * (module.weight.ndim - 1)))
-        if module.bias is not None:
-            module.bias.mul_(factor)
+        weight.mul_(factor.reshape(-1, *[1] * (weight.ndim - 1)))
+        if isinstance(bias, Tensor):
+            bias.mul_(factor)
 
 
 def _scale_inputs(module: nn.Module, factor: Tensor) -> None:
@@ -86,6 +88,7 @@ def _scale_inputs(module: nn.Module, factor: Tensor) -> None:
         if isinstance(module, nn.Linear):
             module.weight.mul_(factor.repeat_interleave(module.in_features // len(factor)))
             return
+        assert isinstance(module, _ConvNd)
         per_group = factor.reshape(module.groups, 1, -1)
         rows = per_group.expand(-1, module.out_channels // module.groups, -1).flatten(0, 1)
         module.weight.mul_(rows.reshape(*rows.shape, *[1] * (module.weight.ndim - 2)))

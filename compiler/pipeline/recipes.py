@@ -66,8 +66,9 @@ def _default(options: CompileOptions) -> Recipe:
             SplitOutliers(**_splitting(options, 0.0)),
         ),
         integers=(
-            RoundWeights(options.rounding or "gptq"),
             FixSaturation(options.isa),
+            RoundWeights(options.rounding or "gptq"),
+            FixSaturation(options.isa, rescale=False),
             CorrectBias(),
         ),
     )
