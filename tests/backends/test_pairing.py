@@ -75,11 +75,12 @@ SHAPES = [
 
 # fbgemm's kernel for 4, 8 or 16 channels per group and a padding of 1 sums in 32 bits: the table is on the safe
 # side. So it is for oneDNN's groups of few channels on AVX2, and for some of one channel everywhere.
+UP_DEPTHWISE = [shape for shape in SHAPES if shape.up and shape.groups == shape.inputs]
 SAFE_SIDE = {
-    "fbgemm": [shape for shape in SHAPES if shape.groups > 1 and shape.padding == 1],
+    "fbgemm": [shape for shape in SHAPES if shape.groups > 1 and shape.padding == 1] + UP_DEPTHWISE,
     "onednn": [shape for shape in SHAPES if shape.groups > 1],
     "x86": [shape for shape in SHAPES if shape.groups > 1],
-    "onnx": [],
+    "onnx": UP_DEPTHWISE,
 }
 MANY = 12
 
