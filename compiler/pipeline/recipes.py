@@ -24,6 +24,7 @@ from ...passes.fold_dead_channels import FoldDeadChannels
 from ...passes.fuse_activation import FuseActivation
 from ...passes.round_weights import RoundWeights
 from ...passes.split_outliers import SplitOutliers
+from ...passes.split_ranges import SplitRanges
 from ..ir.errors import InputError
 from ..ir.passes import Pass
 from ..quant.collectors import CollectorMethod
@@ -63,6 +64,7 @@ def _default(options: CompileOptions) -> Recipe:
             FuseActivation(),
             FoldDeadChannels(),
             EqualizeLayers(per_tensor_weights=options.per_tensor_weights, clamp="pinned"),
+            SplitRanges(options.per_tensor_weights),
             SplitOutliers(**_splitting(options, 0.0)),
         ),
         integers=(

@@ -27,6 +27,7 @@ def test_it_says_what_the_deployed_user_needs(compiled: tuple[Path, CompileRepor
         "fuse-activation",
         "fold-dead-channels",
         "equalize-layers",
+        "split-ranges",
         "split-outliers",
     ]
     (output,) = manifest.targets["onnx"].outputs

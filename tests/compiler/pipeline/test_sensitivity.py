@@ -1,6 +1,7 @@
 """Against the road by the program itself: all layers but one kept float, simulated from end to end."""
 
 import contextlib
+import dataclasses
 import math
 
 import pytest
@@ -18,7 +19,7 @@ from fxedge.models.registry import get
 from small_compile import small_images, small_model
 from torch import Tensor, nn
 
-MINMAX = CompileOptions(calibration=CollectorMethod("minmax"))
+MINMAX = CompileOptions(recipe="fast", isa="vnni", calibration=CollectorMethod("minmax"))
 
 
 def measured(
@@ -37,17 +38,17 @@ def alone(model: FloatModel, images: Tensor, target: str, node: str, **weights: 
     names = [other.name for other in model.gm.graph.nodes if other.op == "call_function"]
     activation = {"conv2d": "relu"}.get(node)
     kept = tuple(name for name in names if name not in (node, activation))
-    options = CompileOptions(calibration=MINMAX.calibration, keep_float=kept, **weights)
+    options = dataclasses.replace(MINMAX, keep_float=kept, **weights)
     plans = plan_targets(model, [spec], options)
     assert list(plans[target].ops) == [node]
     stats = collect(model, plans, [(images,)], options)
-    return simulate(lower(model, spec, plans[target], stats).program, (images,)).outputs["output"]
+    return simulate(lower(model, spec, plans[target], stats, options).program, (images,)).outputs["output"]
 
 
 @pytest.mark.parametrize("target", ["onnx", "fbgemm"])
 @pytest.mark.parametrize("per_tensor", [False, True])
 def test_each_loss_is_that_of_the_program_with_this_layer_alone(target: str, per_tensor: bool):
-    options = CompileOptions(calibration=MINMAX.calibration, per_tensor_weights=per_tensor)
+    options = dataclasses.replace(MINMAX, per_tensor_weights=per_tensor)
     images = small_images(6)
     found = measured(small_model(), images, target, options, bits=(8, 4), samples=6)
     model = prepare(small_model(), (images[:2],), options)
