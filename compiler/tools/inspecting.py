@@ -53,7 +53,8 @@ def inspect_model(config: CompileConfig) -> Inspection:
     has_data = config.calib is not None or config.model == EMBEDDED
     data = load_data(config, loaded)[0] if has_data else None
     examples = _examples(loaded) if data is None else example_inputs(data)
-    model = prepare(loaded.model, examples, options)
+    batches = None if data is None else lambda: (batch.inputs for batch in data)
+    model = prepare(loaded.model, examples, options, batches=batches)
     plans = plan_targets(model, [registry.get(name).spec for name in targets], options)
     if data is None or not plans:
         return Inspection(model, plans, None)

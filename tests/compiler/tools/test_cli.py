@@ -155,7 +155,9 @@ def test_unknown_names(refuse: Callable):
         f"Unknown target 'onx'; allowed: {ALLOWED}, all. Did you mean 'onnx'?"
     )
     assert refuse("digitz") == "no reference model is called 'digitz'; close: digits"
-    assert refuse("digits", "--recipe", "fast") == "Unknown recipe 'fast'; allowed: default."
+    assert refuse("digits", "--recipe", "bset") == (
+        "Unknown recipe 'bset'; allowed: fast, default, best, data-free."
+    )
     assert refuse("digits", "--calibration", "best").startswith("there is no calibration method 'best'; allowed: ")
     assert (
         refuse("digits", "--tracer", "jit")
