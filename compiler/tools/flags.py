@@ -41,7 +41,9 @@ Calibration = Annotated[
     str | None,
     typer.Option(metavar="METHOD", help="percentile[:P], minmax, moving_average[:C], mse or entropy."),
 ]
-Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="fast, default, best or data-free: which passes run.")]
+Recipe = Annotated[
+    str | None, typer.Option(metavar="NAME", help="fast, default, best or data-free: which passes run.")
+]
 PerTensor = Annotated[bool | None, typer.Option("--per-tensor/--per-channel", help="Scales of weights.")]
 WeightBits = Annotated[
     int | None, typer.Option(metavar="2..8", help="Bits of the weights, stored as int8. Default: 8.")
