@@ -16,7 +16,12 @@ CODE = "import sys; from fxedge.compiler.tools.cli import run; sys.exit(run(sys.
 def start(folder: Path, *arguments: str, **named: object) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", CODE, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, **pipes | named)  # type: ignore[call-overload]
+    return subprocess.Popen(command, cwd=folder, preexec_fn=_heed_sigint, **pipes | named)  # type: ignore[call-overload]
+
+
+def _heed_sigint() -> None:
+    """A shell starts what it puts into the background with SIGINT ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
