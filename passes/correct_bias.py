@@ -23,7 +23,7 @@ Nagel et al., *Data-Free Quantization* (2019), §4.2 and appendix D.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -38,7 +38,7 @@ from ..compiler.ir.qops import is_dequantize
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.program import IntegerStep, Program, build_program
 from ..compiler.quant.qnodes import insert_constant_dequantize
-from ..compiler.quant.walk import FloatWalk, samples_within, walk
+from ..compiler.quant.walk import FloatWalk, take_batches, walk
 from ._expected_error import ExpectedErrors
 from ._slopes import Slopes
 from .insert_qdq import bias_qparams
@@ -108,7 +108,7 @@ def _correct_expected(program: Program, biases: _Biases, ctx: PassContext) -> No
 def _correct_measured(program: Program, biases: _Biases, ctx: PassContext, samples: int) -> str | None:
     """Layer after layer through `program`; why not, if the samples are too few."""
     assert ctx.reference is not None
-    batches = list(_take(ctx, samples))
+    batches = list(take_batches(ctx, samples, _MEMORY))
     if sum(len(batch[0]) for batch in batches) < 2:
         return "it takes 2 calibration samples or more to tell an error from noise"
     slopes = Slopes(ctx.reference)
@@ -125,18 +125,6 @@ def _correct_measured(program: Program, biases: _Biases, ctx: PassContext, sampl
 
     walk(program, batches, visit, ctx.progress)
     return None
-
-
-def _take(ctx: PassContext, samples: int) -> Iterator[tuple[Tensor, ...]]:
-    """The first batches of together at most `samples` that fit the memory; one at least."""
-    assert ctx.batches is not None
-    assert ctx.reference is not None
-    left = min(samples, samples_within(ctx.reference, _MEMORY))
-    for batch in ctx.batches():
-        yield batch
-        left -= len(batch[0])
-        if left < len(batch[0]):
-            return
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ left alone. Rounding may shift a layer's mean: correct biases after it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -30,7 +30,7 @@ from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.program import IntegerStep, build_program
 from ..compiler.quant.qparams import QParams
-from ..compiler.quant.walk import FloatWalk, samples_within, walk
+from ..compiler.quant.walk import FloatWalk, take_batches, walk
 from ._adaround import Problem, learn_rounding
 from ._gptq import round_by_hessian
 from ._layer_rows import LayerRows, by_group, from_groups, output_bounds
@@ -63,7 +63,7 @@ class RoundWeights:
             return PassResult(0, (Skip("all layers", reason),))
         assert ctx.target is not None
         assert ctx.reference is not None
-        batches = list(_take(ctx, self.samples))
+        batches = list(take_batches(ctx, self.samples, _MEMORY))
         program = build_program(gm, ctx.target, ctx.kept)
         steps = [step for step in program.steps if isinstance(step, IntegerStep) and step.anchor.target in OPS]
         found = {step.anchor: _match(gm, ctx.reference, step) for step in steps}
@@ -88,18 +88,6 @@ def _missing(ctx: PassContext) -> str | None:
     if ctx.batches is None:
         return "there are no calibration samples to measure outputs on"
     return None
-
-
-def _take(ctx: PassContext, samples: int) -> Iterator[tuple[Tensor, ...]]:
-    """The first batches of together at most `samples` that fit the memory; one at least."""
-    assert ctx.batches is not None
-    assert ctx.reference is not None
-    left = min(samples, samples_within(ctx.reference, _MEMORY))
-    for batch in ctx.batches():
-        yield batch
-        left -= len(batch[0])
-        if left < len(batch[0]):
-            return
 
 
 def _match(gm: fx.GraphModule, reference: fx.GraphModule, step: IntegerStep) -> Tensor | Skip:

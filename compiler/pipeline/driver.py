@@ -128,15 +128,9 @@ def compile_model(
             specs = [backend.spec for backend in backends.values()]
             options, report.attempts = _best(model, specs, data, options, progress)
             watch = watch_compilation(specs, options, data, evaluation, progress) if options.explain else None
-            report.float_model = prepare(
-                model,
-                example_inputs(data, batch),
-                options,
-                data.name,
-                _batches(data),
-                progress,
-                None if watch is None else watch.float_pass,
-            )
+            after = None if watch is None else watch.float_pass
+            examples, batches = example_inputs(data, batch), _batches(data)
+            report.float_model = prepare(model, examples, options, data.name, batches, progress, after)
         stats = _calibrate(report, backends, data, options, progress)
         golden = golden_inputs(data, batch or options.golden_samples)
         _write_golden(folder / GOLDEN_INPUTS, report.float_model, golden)

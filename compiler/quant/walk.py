@@ -7,12 +7,13 @@ Live values only are held: integers in their own 8-bit types, float values until
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from ..ir.passes import PassContext
 from ..ir.progress import Progress, Silent
 from ..ir.shapes import tensor_meta
 from .program import IntegerStep, Program
@@ -88,6 +89,19 @@ class FloatWalk:
         if self._readers[name] == 0 and name not in self._wanted:
             for held in self._values:
                 held.pop(name, None)
+
+
+def take_batches(ctx: PassContext, samples: int, budget: int) -> Iterator[tuple[Tensor, ...]]:
+    """The first calibration batches of together at most `samples` that a walk can hold in about `budget` bytes;
+    one at least. `ctx` has batches and the float reference."""
+    assert ctx.batches is not None
+    assert ctx.reference is not None
+    left = min(samples, samples_within(ctx.reference, budget))
+    for batch in ctx.batches():
+        yield batch
+        left -= len(batch[0])
+        if left < len(batch[0]):
+            return
 
 
 def samples_within(gm: fx.GraphModule, budget: int) -> int:

@@ -1,6 +1,6 @@
 """The table of real networks in the README: accuracy, agreement, parity, size and latency on every target.
 
-    python tests/bench/real_models.py [NAME ...] [--parity-samples 64|all] [--recipe NAME]
+    python tests/bench/real_models.py [NAME ...] [--parity-samples 64|all] [--recipe NAME] [--isa NAME]
 
 Needs the shared data folder (see tests/real/nets.py). Prints Markdown.
 """
@@ -26,9 +26,10 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(REAL_NETS))
     parser.add_argument("--parity-samples", default="64")
     parser.add_argument("--recipe", default="default")
+    parser.add_argument("--isa", default="safe")
     args = parser.parse_args()
     samples = None if args.parity_samples == "all" else int(args.parity_samples)
-    options = CompileOptions(recipe=args.recipe, parity_samples=samples, timed_runs=100)
+    options = CompileOptions(recipe=args.recipe, isa=args.isa, parity_samples=samples, timed_runs=100)
     print(f"{_HEAD}\n|---|---|---|---|---|---|---|---|", flush=True)
     for name in args.names or REAL_NETS:
         with tempfile.TemporaryDirectory() as folder:
