@@ -61,7 +61,7 @@ class TargetSpec:
     everywhere. `isa` names the instruction sets on which the arithmetic was confirmed. `saturation` says for each
     instruction set that its kernels distinguish which weights they pair in 16-bit sums (None: they sum in 32
     bits), the one on which the most can go wrong first. `channel_clamp` says whether a clamp with a bound of its
-    own for each channel is cheap: on every layer of an int8 MobileNetV2, fast ones add less than a quarter to its
+    own for each channel is cheap: on every layer of an int8 MobileNetV2, fast ones add a third or less to its
     time, slow ones more than half.
     """
 
