@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..compiler.ir.channelwise import ELEMENTWISE, WINDOWS
 from ..compiler.ir.constants import constant
 from ..compiler.ir.nodes import describe
 from ..compiler.ir.ops import OPS, SIZE_ARITHMETIC, VIEWS, aten, bound_args, op_name
@@ -376,18 +377,6 @@ def _item(trace: Trace, node: fx.Node) -> Tensor:
     return ids if isinstance(ids, Tensor) and ids.ndim == 0 else opaque(trace, node)
 
 
-def _spatial(*names: str) -> dict[object, Handler]:
-    """`{}` in a name stands for 1, 2 and 3 spatial axes."""
-    found: dict[object, Handler] = {}
-    for name in names:
-        for spatial in (1, 2, 3):
-            op, _, overload = name.format(spatial).partition(".")
-            packet = getattr(aten, op, None)
-            if packet is not None and (overload or "default") in packet.overloads():
-                found[getattr(packet, overload or "default")] = _over_last(spatial)
-    return found
-
-
 def _all(handler: Handler, *ops: object) -> dict[object, Handler]:
     return dict.fromkeys(ops, handler)
 
@@ -396,8 +385,8 @@ HANDLERS: Mapping[object, Handler] = {
     **_all(_move, *VIEWS, aten.stack.default, aten.unbind.int, aten.flip.default, aten.roll.default),
     **_all(_move, aten.repeat.default, aten.pixel_unshuffle.default),
     **_all(_layer, *OPS),
-    **_all(_same, aten.relu.default, aten.leaky_relu.default, aten.prelu.default, aten.abs.default),
-    **_all(_same, aten.neg.default, aten.clone.default, aten.detach.default, aten.alias.default),
+    **_all(_same, *(op for op, function in ELEMENTWISE.items() if function.homogeneous), aten.prelu.default),
+    **_all(_same, aten.clone.default, aten.detach.default, aten.alias.default),
     **_all(_same, aten.dropout.default, aten.feature_dropout.default),
     **_all(_shape_only, aten.sym_size.int, aten.zeros_like.default, aten.ones_like.default, *SIZE_ARITHMETIC),
     **_all(_sum, aten.add.Tensor, aten.sub.Tensor, aten.maximum.default, aten.minimum.default),
@@ -411,12 +400,7 @@ HANDLERS: Mapping[object, Handler] = {
     **_all(_first_over_last(1), aten.adaptive_max_pool1d.default),
     **_all(_first_over_last(2), aten.adaptive_max_pool2d.default),
     **_all(_first_over_last(3), aten.adaptive_max_pool3d.default),
-    **_spatial("avg_pool{}d", "max_pool{}d", "adaptive_avg_pool{}d", "reflection_pad{}d", "replication_pad{}d"),
-    **_spatial("upsample_nearest{}d.vec", "_upsample_nearest_exact{}d.vec", "upsample_bicubic{}d.vec"),
-    **_spatial("upsample_nearest{}d", "_upsample_nearest_exact{}d", "upsample_bicubic{}d"),
-    aten.upsample_linear1d.vec: _over_last(1),
-    aten.upsample_bilinear2d.vec: _over_last(2),
-    aten.upsample_trilinear3d.vec: _over_last(3),
+    **{op: _over_last(window.spatial) for op, window in WINDOWS.items()},
     aten.cat.default: _concat,
     operator.getitem: _item,
 }

@@ -14,21 +14,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
+from ..compiler.ir.channelwise import ELEMENTWISE, WINDOWS
 from ..compiler.ir.constants import constant, set_constant
 from ..compiler.ir.nodes import describe, sole_user
 from ..compiler.ir.ops import OPS, aten, bound_args, op_name
 from ..compiler.ir.passes import PassContext
 from ..compiler.quant.channel_stats import ChannelStat
-from ._intervals import ELEMENTWISE
 from ._layers import Layer, parameters, set_parameters
 from ._rewrite import rank_of, shape_of
 
-POINTWISE = ELEMENTWISE | {aten.gelu.default, aten.elu.default, aten.mish.default, aten.softplus.default}
-_POOLS = {
-    getattr(aten, f"{kind}_pool{axes}d").default: axes
-    for kind in ("avg", "max", "adaptive_avg")
-    for axes in (1, 2, 3)
-}
 _TWO_OPERANDS = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 _FLATTENS = frozenset({aten.flatten.using_ints, aten.view.default, aten.reshape.default})
 
@@ -46,13 +40,13 @@ def is_depthwise(layer: Layer) -> bool:
 
 def keeps_channels(gm: fx.GraphModule, node: fx.Node, axis: int) -> bool:
     """Whether `node` maps each channel of its one input to a channel of its own, all of them alike."""
-    if node.target in POINTWISE:
+    if node.target in ELEMENTWISE:
         return True
     rank = rank_of(gm, node.args[0]) if node.args else None
     if rank is None:
         return False
-    if node.target in _POOLS:
-        return axis < rank - _POOLS[node.target]
+    if (window := WINDOWS.get(node.target)) is not None:  # type: ignore[call-overload]
+        return axis < rank - window.spatial
     if node.target is aten.constant_pad_nd.default:
         pad = bound_args(node)["pad"]
         return not any(amount for index, amount in enumerate(pad) if rank - 1 - index // 2 == axis)

@@ -21,43 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from ..compiler.ir.channelwise import ELEMENTWISE, WINDOWS
 from ..compiler.ir.constants import add_constant, constant_nodes
 from ..compiler.ir.ops import OPS, aten, bound_args
 from ..compiler.ir.passes import PassContext
 from ..compiler.quant.channel_stats import ChannelStat
 from ._layers import Layer, parameters
 from ._rewrite import insert_call, rank_of, shape_of
-
-# Each element of the result is a function of the same element of the one tensor read.
-_ELEMENTWISE = frozenset(
-    {
-        aten.relu.default,
-        aten.hardtanh.default,
-        aten.clamp.default,
-        aten.leaky_relu.default,
-        aten.hardswish.default,
-        aten.hardsigmoid.default,
-        aten.sigmoid.default,
-        aten.silu.default,
-        aten.tanh.default,
-        aten.gelu.default,
-    }
-)
-# Each channel of the result is a function of the same channel (axis 1) of the one tensor read.
-_BY_CHANNEL = frozenset(
-    {
-        aten.max_pool1d.default,
-        aten.max_pool2d.default,
-        aten.max_pool3d.default,
-        aten.avg_pool1d.default,
-        aten.avg_pool2d.default,
-        aten.avg_pool3d.default,
-        aten.adaptive_avg_pool1d.default,
-        aten.adaptive_avg_pool2d.default,
-        aten.adaptive_avg_pool3d.default,
-        aten.upsample_nearest2d.vec,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +149,14 @@ def _downstream(gm: fx.GraphModule, producer: fx.Node, layer: Layer) -> Site | N
 
 def _keeps_channels(gm: fx.GraphModule, node: fx.Node, axis: int) -> bool:
     """Whether a copy of a channel of the one tensor that `node` reads is a copy of that channel of its result."""
-    if node.target in _ELEMENTWISE:
+    if node.target in ELEMENTWISE:
         return True
     source = node.args[0] if node.args else None
     rank = rank_of(gm, source)
     if axis != 1 or rank is None or rank < 3:
         return False
-    if node.target in _BY_CHANNEL:
-        return True
+    if (window := WINDOWS.get(node.target)) is not None:  # type: ignore[call-overload]
+        return axis < rank - window.spatial
     args = bound_args(node)
     if node.target is aten.mean.dim:
         return all(dim % rank > 1 for dim in args["dim"] or range(rank))
@@ -200,8 +170,8 @@ def _keeps_channels(gm: fx.GraphModule, node: fx.Node, axis: int) -> bool:
 
 def _is_homogeneous(node: fx.Node) -> bool:
     """Whether a node that keeps channels gives s·y for s·x, s > 0."""
-    if node.target in _ELEMENTWISE:
-        return node.target in (aten.relu.default, aten.leaky_relu.default)
+    if node.target in ELEMENTWISE:
+        return ELEMENTWISE[node.target].homogeneous  # type: ignore[index]
     return node.target is not aten.constant_pad_nd.default or not bound_args(node)["value"]
 
 

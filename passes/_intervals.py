@@ -2,7 +2,7 @@
 
 Every element of every float value gets a low and a high end, float64. A layer with constant parameters maps the
 center c and the half width r of its input to op(c, W, b) ± op(r, |W|), padding included; ops that never decrease
-map the ends; hardswish and silu have one valley. What no rule bounds (inputs, other ops) is taken to stay within
+map the ends; some, as hardswish, have one valley. What no rule bounds (inputs, other ops) is taken to stay within
 `margin` times the largest magnitude that the value has on the example inputs, and so is every other value: without
 that, bounds grow by orders of magnitude from layer to layer. Bounds are therefore certain only as far as that is.
 
@@ -21,19 +21,17 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
 
+from ..compiler.ir.channelwise import ELEMENTWISE, WINDOWS
 from ..compiler.ir.nodes import placeholders
 from ..compiler.ir.ops import OPS, VIEWS, OpInfo, aten
 from ..compiler.ir.shapes import tensor_meta
 
-_MONOTONE = VIEWS | {
-    aten.relu.default,
-    aten.hardtanh.default,
-    aten.clamp.default,
+_UNBOUNDED = 1e30  # where nothing is known; infinity would make 0 · infinity of a weight of zero
+_RISING = {
+    *VIEWS,
+    *(op for op, function in ELEMENTWISE.items() if function.rises),
+    *(op for op, window in WINDOWS.items() if window.rises),
     aten.clamp.Tensor,
-    aten.sigmoid.default,
-    aten.tanh.default,
-    aten.hardsigmoid.default,
-    aten.leaky_relu.default,
     aten.prelu.default,
     aten.add.Tensor,
     aten.cat.default,
@@ -41,38 +39,16 @@ _MONOTONE = VIEWS | {
     aten.maximum.default,
     aten.minimum.default,
     aten.constant_pad_nd.default,
-    aten.max_pool1d.default,
-    aten.max_pool2d.default,
-    aten.max_pool3d.default,
-    aten.avg_pool1d.default,
-    aten.avg_pool2d.default,
-    aten.avg_pool3d.default,
-    aten.adaptive_avg_pool1d.default,
-    aten.adaptive_avg_pool2d.default,
-    aten.adaptive_avg_pool3d.default,
     aten.mean.dim,
     aten.sum.dim_IntList,
     aten.amax.default,
-    aten.upsample_nearest2d.vec,
-    aten.upsample_bilinear2d.vec,
 }
-_UNBOUNDED = 1e30  # where nothing is known; infinity would make 0 · infinity of a weight of zero
 # Op -> where its only minimum is; it falls before and rises after.
-_VALLEYS = {aten.hardswish.default: -1.5, aten.silu.default: -1.2784645427610738}
-
-# One value in, every element mapped by the same function.
-ELEMENTWISE = frozenset(
-    {
-        aten.relu.default,
-        aten.hardtanh.default,
-        aten.clamp.default,
-        aten.sigmoid.default,
-        aten.tanh.default,
-        aten.hardsigmoid.default,
-        aten.leaky_relu.default,
-        *_VALLEYS,
-    }
-)
+_VALLEYS = {
+    op: function.lowest
+    for op, function in ELEMENTWISE.items()
+    if function.lowest is not None and not function.rises
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +204,7 @@ def _ends(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         return None if kwargs else _RULES[target](*(_ends_of(arg) for arg in args))
     if target in _VALLEYS:
         return _valley(target, args[0])
-    if target not in _MONOTONE or not _rises(target, args, kwargs):
+    if target not in _RISING or not _rises(target, args, kwargs):
         return None
     low, high = (target(*_part(args, end), **_part(kwargs, end)) for end in ("low", "high"))
     return low, high
@@ -254,11 +230,11 @@ def _valley(target: Any, value: _Span) -> tuple[Tensor, Tensor]:
 
 
 def _rises(target: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an op of `_MONOTONE` does rise in all its tensors with these arguments."""
+    """Whether an op of `_RISING` does rise in all its tensors with these arguments."""
     if target is aten.prelu.default:
         return bool((args[1].low >= 0).all())
-    if target is aten.leaky_relu.default:
-        return len(args) == 1 or args[1] >= 0
+    if target in (aten.leaky_relu.default, aten.elu.default):
+        return all(number >= 0 for number in args[1:])
     return bool(kwargs.get("alpha", 1) >= 0)
 
 

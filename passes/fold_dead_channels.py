@@ -25,12 +25,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
+from ..compiler.ir.channelwise import ELEMENTWISE
 from ..compiler.ir.nodes import describe, placeholders, sole_user
 from ..compiler.ir.ops import clamp_bounds, op_name
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.channel_stats import ChannelStat
-from ._intervals import ELEMENTWISE, ChannelRanges, channel_ranges
+from ._intervals import ChannelRanges, channel_ranges
 from ._layers import (
     Layer,
     parameters,

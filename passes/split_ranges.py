@@ -23,6 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
+from ..compiler.ir.channelwise import ELEMENTWISE
 from ..compiler.ir.clamps import is_clamp, unusable_bounds
 from ..compiler.ir.constants import add_constant, constant
 from ..compiler.ir.nodes import inherit, sole_user
@@ -31,7 +32,6 @@ from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.channel_stats import Measured, measure_channels
 from ._channel_order import (
-    POINTWISE,
     Reordering,
     channel_axis,
     is_depthwise,
@@ -142,7 +142,7 @@ class _Chain:
     def values(self) -> list[fx.Node]:
         """What is quantized on the way to the concat, each with a scale of its own."""
         pairs = zip(self.nodes[:-1], self.nodes[1:], strict=True)
-        kinds = (*OPS, *POINTWISE)
+        kinds = (*OPS, *ELEMENTWISE)
         return [node for node, after in pairs if (node.target in kinds or is_clamp(node)) and not is_clamp(after)]
 
 
@@ -172,7 +172,7 @@ def _match(gm: fx.GraphModule, node: fx.Node) -> _Chain | Skip | None:
         elif not (keeps_channels(gm, after, axis) or _clamps_channels(after)):
             break
         nodes.append(after)
-    while not (nodes[-1].target in OPS or nodes[-1].target in POINTWISE or is_clamp(nodes[-1])):
+    while not (nodes[-1].target in OPS or nodes[-1].target in ELEMENTWISE or is_clamp(nodes[-1])):
         nodes.pop()
     return _Chain(tuple(nodes), layers, axis)
 

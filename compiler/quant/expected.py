@@ -26,6 +26,7 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor, fx
 
+from ..ir.channelwise import ELEMENTWISE, WINDOWS
 from ..ir.clamps import is_clamp, tensor_bounds
 from ..ir.constants import constant
 from ..ir.nodes import describe
@@ -147,7 +148,7 @@ def _expect(
     for read in node.all_input_nodes:
         if read.name in unknown:
             raise _Unknown(unknown[read.name])
-    rule = _RULES.get(node.target) or (_clamp if is_clamp(node) else None)
+    rule = _clamp if is_clamp(node) else _RULES.get(node.target)
     if rule is None:
         raise _Unknown(f"what {op_name(node.target)} gives at {describe(node)} is not known")
     return rule(_Call(node, known))
@@ -228,29 +229,15 @@ def _layer(call: _Call) -> Normal:
     return Normal(call.on_means(), squared.on_variances(bias=None))
 
 
-_FUNCTIONS = (
-    aten.silu.default,
-    aten.gelu.default,
-    aten.hardswish.default,
-    aten.hardsigmoid.default,
-    aten.sigmoid.default,
-    aten.tanh.default,
-    aten.leaky_relu.default,
-    aten.elu.default,
-)
 _AVERAGES = (
+    *(op for op, window in WINDOWS.items() if window.mean),
     aten.cat.default,
     aten.mean.dim,
-    aten.avg_pool1d.default,
-    aten.avg_pool2d.default,
-    aten.adaptive_avg_pool1d.default,
-    aten.adaptive_avg_pool2d.default,
-    aten.upsample_nearest2d.vec,
     aten.sym_size.int,
 )
 _RULES: Mapping[Any, Callable[[_Call], Normal]] = {
     **dict.fromkeys(OPS, _layer),
-    **dict.fromkeys(_FUNCTIONS, _by_quadrature),
+    **dict.fromkeys(ELEMENTWISE, _by_quadrature),
     **dict.fromkeys((*VIEWS, *SIZE_ARITHMETIC, *_AVERAGES), _same_op),
     aten.pad.default: _pad,
     aten.constant_pad_nd.default: _pad,
