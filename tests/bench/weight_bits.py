@@ -2,9 +2,10 @@
 
     python tests/bench/weight_bits.py [--bits 6 5 4] [--ratios 1 2 5] [--rounding nearest adaround] [--per-tensor]
 
-Top-1 of the onnx artifact on onnxruntime, on the 2,000 test images, with the Wilson interval, and how many images
-get the class that float gives them; calibrated on the 256 calibration images alone. Needs the shared data folder
-(see tests/real/nets.py). Prints Markdown.
+Top-1 of the onnx artifact on onnxruntime, on the 2,000 test images, with its bootstrap interval, and how many
+images get the class that float gives them; calibrated on the 256 calibration images alone. The passes are those of
+`fast` and the ones in question, nothing else. Needs the shared data folder (see tests/real/nets.py). Prints
+Markdown; `accuracy_table.py weight-bits` is the same with its lines kept.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,55 +26,90 @@ from fxedge import CompileOptions, open_dataset, run_passes
 from fxedge.backends.onnx import backend
 from fxedge.compiler.ir.passes import Pass, PassContext
 from fxedge.compiler.ir.shapes import annotate
-from fxedge.compiler.pipeline.accuracy import Share, accuracy, top1
+from fxedge.compiler.pipeline.accuracy import top1
 from fxedge.compiler.pipeline.data import Dataset
 from fxedge.compiler.pipeline.lower import FloatModel, collect, copy_graph, plan_targets, prepare
 from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.program import build_program
 from fxedge.passes.clean_qdq import CleanQdq
 from fxedge.passes.insert_qdq import InsertQdq
+from fxedge.passes.round_weights import RoundWeights
 from fxedge.passes.split_outliers import SplitOutliers
 from real import nets
+from real.bootstrap import Estimate, estimate, share_equal
 from real.compiling import REAL_NETS
 from torch import Tensor
 
 NET = "cifar10_resnet20"
+BITS, RATIOS, ROUNDINGS = (6, 5, 4), (1.0, 2.0, 5.0), ("nearest", "adaround")
+CLIP, PLAIN = "clip", "minmax"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bits", nargs="*", type=int, default=[6, 5, 4])
-    parser.add_argument("--ratios", nargs="*", type=float, default=[1, 2, 5], help="percent of channels added")
-    parser.add_argument("--rounding", nargs="*", default=["nearest"], help="nearest, adaround or gptq")
+    parser.add_argument("--bits", nargs="*", type=int, default=BITS)
+    parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS, help="percent of channels added")
+    parser.add_argument("--rounding", nargs="*", default=ROUNDINGS, help="nearest, adaround or gptq")
     parser.add_argument("--per-tensor", action="store_true")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    bench = Bench.load()
-    scales = "one scale" if args.per_tensor else "one scale for each output channel"
-    print(f"{NET}, {scales}; float: {accuracy(bench.float_classes, bench.labels()).format()}\n")
-    columns = ["minmax", "clip", *(f"split {r:g} %" for r in args.ratios)]
-    columns += [f"clip + split {r:g} %" for r in args.ratios]
-    print(f"| bits | rounding | {' | '.join(columns)} | KiB |\n|---|---|{'---|' * len(columns)}---|", flush=True)
-    for bits in args.bits:
-        for rounding in args.rounding:
-            cells, size = [], 0
-            for method in ("minmax", "mse"):
-                usual = LayerOptions(weight_bits=bits, weight_range=method, per_tensor=args.per_tensor)
-                row = [bench.quantized(usual, ratio / 100, rounding) for ratio in (0, *args.ratios)]
-                size = row[0].bytes
-                cells.append([f"{cell.top1.format()}, {100 * cell.agreement:.1f} %" for cell in row])
-            (plain, *split), (clip, *both) = cells
-            text = " | ".join([plain, clip, *split, *both])
-            print(f"| {bits} | {rounding} | {text} | {size / 1024:.0f} |", flush=True)
+    pairs = [(bits, rounding) for bits in args.bits for rounding in args.rounding]
+    lines = [measure_line(bits, rounding, args.ratios, args.per_tensor) for bits, rounding in pairs]
+    print(format_table(lines))
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Accuracy, agreement with float and size of one artifact."""
+def measure_line(
+    bits: int,
+    rounding: str,
+    ratios: Sequence[float] = RATIOS,
+    per_tensor: bool = False,
+    limit: int | None = None,
+    threads: int = 2,
+) -> dict[str, Any]:
+    """One line of the table as JSON takes it: the classes that each artifact gives and its bytes, by column."""
+    torch.set_num_threads(threads)
+    bench = Bench.load(limit)
+    cells: dict[str, dict[str, Any]] = {}
+    for method, plain, prefix in (("minmax", PLAIN, ""), ("mse", CLIP, f"{CLIP} + ")):
+        usual = LayerOptions(weight_bits=bits, weight_range=method, per_tensor=per_tensor)  # type: ignore[arg-type]
+        for ratio in (0.0, *ratios):
+            column = plain if ratio == 0 else f"{prefix}split {ratio:g} %"
+            cells[column] = bench.quantized(usual, ratio / 100, rounding)
+    common = {"float": bench.float_classes.tolist(), "labels": bench.labels().tolist()}
+    return {"bits": bits, "rounding": rounding, "per_tensor": per_tensor, "cells": cells, **common}
 
-    top1: Share
-    agreement: float
-    bytes: int
+
+def format_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown; of each artifact top-1 and agreement with float, in percent."""
+    columns = list(lines[0]["cells"])
+    columns.sort(key=lambda column: (column.startswith(f"{CLIP} +"), column not in (PLAIN, CLIP)))
+    scales = "one scale" if lines[0]["per_tensor"] else "one scale for each output channel"
+    exact = _estimate(lines[0]["float"], lines[0]["labels"])
+    rows = [
+        f"{NET}, {scales}; top-1 (float: {exact.format()}), agreement with float",
+        "",
+        f"| bits | rounding | {' | '.join(columns)} | KiB |",
+        f"|---|---|{'---|' * len(columns)}---|",
+    ]
+    for line in lines:
+        cells = [_cell_text(line, column) for column in columns]
+        size = line["cells"][PLAIN]["bytes"] / 1024
+        rows.append(f"| {line['bits']} | {line['rounding']} | {' | '.join(cells)} | {size:.0f} |")
+    return "\n".join(rows)
+
+
+def top1_of(line: Mapping[str, Any], column: str) -> float:
+    """In percent."""
+    return _estimate(line["cells"][column]["classes"], line["labels"]).value
+
+
+def _cell_text(line: Mapping[str, Any], column: str) -> str:
+    classes = line["cells"][column]["classes"]
+    agreement = _estimate(classes, line["float"]).value
+    return f"{_estimate(classes, line['labels']).format()}, {agreement:.1f}"
+
+
+def _estimate(classes: Sequence[int], wanted: Sequence[int]) -> Estimate:
+    return estimate(share_equal(classes, wanted), len(wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +123,10 @@ class Bench:
     float_classes: np.ndarray
 
     @classmethod
-    def load(cls) -> Bench:
+    def load(cls, limit: int | None = None) -> Bench:
         net = REAL_NETS[NET]
         calibration = open_dataset(nets.DATA / net.calibration, net.preprocess, ["x"], 32)
-        test = open_dataset(nets.DATA / net.test, net.preprocess, ["x"], 100)
+        test = open_dataset(nets.DATA / net.test, net.preprocess, ["x"], 100, limit)
         examples = tuple(tensor[:2] for tensor in next(iter(calibration)).inputs)
         model = prepare(net.factory(), examples, CompileOptions(recipe="fast"))
         with tempfile.TemporaryDirectory() as folder:
@@ -103,8 +139,9 @@ class Bench:
     def labels(self) -> np.ndarray:
         return np.concatenate([np.asarray(batch.labels) for batch in self.test])
 
-    def quantized(self, usual: LayerOptions, ratio: float, rounding: str) -> Cell:
-        """The onnx artifact with weights as `usual` says, `ratio` of the channels split."""
+    def quantized(self, usual: LayerOptions, ratio: float, rounding: str) -> dict[str, Any]:
+        """The classes that the onnx artifact gives, and its bytes, with weights as `usual` says and `ratio` of the
+        channels split."""
         gm = copy_graph(self.model.gm)
         context = PassContext(example_inputs=self.model.examples, batches=self.batches)
         report = run_passes(gm, [SplitOutliers(ratio, usual)] if ratio else [], context)
@@ -124,9 +161,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / backend.artifact
             backend.emit(build_program(integers, backend.spec), path)
-            found = _classes(path, self.test)
-            agreement = accuracy(found, self.float_classes).value
-            return Cell(accuracy(found, self.labels()), agreement, path.stat().st_size)
+            return {"classes": _classes(path, self.test).tolist(), "bytes": path.stat().st_size}
 
 
 def _classes(artifact: Path, data: Dataset) -> np.ndarray:
@@ -140,7 +175,7 @@ def _rounding(name: str) -> Sequence[Pass]:
     """The pass on the quantized graph that rounds the weights; InsertQdq itself rounds to nearest."""
     if name == "nearest":
         return ()
-    return (import_module("fxedge.passes.round_weights").RoundWeights(name),)
+    return (RoundWeights(name),)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

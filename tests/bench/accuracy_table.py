@@ -1,0 +1,259 @@
+"""The accuracy table: what each recipe reaches on the real networks, compiled and run as a user would.
+
+    python tests/bench/accuracy_table.py [ROW ...] [--keep FOLDER] [--write docs/accuracy.md]
+
+Every artifact comes from `compile_model` in a process of its own and runs in its real runtime, on images that
+nothing is tuned on. With --keep each measurement is kept as JSON, and a run that was cut goes on from there
+(delete the folder to measure anew). --write puts each table printed between its markers in a document. Needs the
+shared data folder (see tests/real/nets.py); the isa rows need qemu-x86_64. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench import weight_bits
+from bench.rows import ISA_ROWS, ROWS, WEIGHT_BITS, IsaRow, Row
+from fxedge import FxedgeError
+from fxedge.compiler.quant.isa import CPUINFO, native_isa, read_cpuinfo
+from real.bootstrap import Estimate, Statistic, difference, draws_for, estimate, mean_precision, share_equal
+from real.judged import JUDGED
+from real.measuring import Setting, float_answers, in_own_process, kept, measure
+
+NAMES = (*(row.name for row in ROWS), *(row.name for row in ISA_ROWS), WEIGHT_BITS)
+_EMULATED = 8  # images
+
+
+def main() -> None:
+    args = _parse()
+    with tempfile.TemporaryDirectory() as folder:
+        keep = args.keep or Path(folder)
+        keep.mkdir(parents=True, exist_ok=True)
+        workshop = Workshop(keep, args.limit, args.threads)
+        wanted = args.rows or NAMES
+        tables = {
+            "rows": (_HEAD, [line for row in ROWS if row.name in wanted for line in _lines(workshop, row)]),
+            "isa": (_ISA_HEAD, [_tried(isa_line, workshop, row) for row in ISA_ROWS if row.name in wanted]),
+        }
+        texts = {name: _table(head, lines, workshop) for name, (head, lines) in tables.items() if lines}
+        if WEIGHT_BITS in wanted:
+            texts[WEIGHT_BITS] = bits_table(workshop)
+    for name, text in texts.items():
+        print(f"{text}\n")
+        if args.write is not None:
+            args.write.write_text(replace_table(args.write.read_text("utf-8"), name, text), "utf-8")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(NAMES))
+    parser.add_argument("--keep", type=Path, help="folder of measurements; those in it are not made again")
+    parser.add_argument("--write", type=Path, help="document whose tables are replaced by those printed")
+    parser.add_argument("--limit", type=int, help="judge on so many images, for a quick look; default all")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    if unknown := [name for name in args.rows if name not in NAMES]:
+        parser.error(f"there is no row {unknown[0]!r}; allowed: {', '.join(NAMES)}")
+    return args
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Measurements, each made once; `commits` are those they were made at."""
+
+    folder: Path
+    limit: int | None
+    threads: int
+    commits: set[str] = field(default_factory=set)
+
+    def measured(self, setting: Setting) -> dict[str, Any]:
+        found: dict[str, Any] = self._kept(setting.file, measure, setting)
+        self.commits.add(found["commit"])
+        for text in found["said"]:
+            print(f"{setting.file}: {text}", file=sys.stderr, flush=True)
+        return found
+
+    def float_answers(self, net: str) -> list[Any]:
+        answers: list[Any] = self._kept(self._name(net, "float"), float_answers, net, self.limit, self.threads)
+        return answers
+
+    def bits(self, bits: int, rounding: str) -> dict[str, Any]:
+        arguments = (bits, rounding, weight_bits.RATIOS, False, self.limit, self.threads)
+        line: dict[str, Any] = self._kept(
+            self._name(WEIGHT_BITS, f"{bits}-{rounding}"), weight_bits.measure_line, *arguments
+        )
+        return line
+
+    def truth(self, net: str) -> list[Any]:
+        return JUDGED[net].truth(self.limit)
+
+    def _name(self, what: str, which: str) -> str:
+        return f"{what}.{which}.{'all' if self.limit is None else self.limit}.json"
+
+    def _kept(self, name: str, function: Callable[..., Any], *arguments: object) -> Any:
+        def compute() -> Any:
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            return in_own_process(function, *arguments)
+
+        return kept(self.folder / name, compute)
+
+
+_HEAD = (
+    "case | recipe | weights per | target, ISA | figure | float | naive | reached [95 %] | below float [95 %] "
+    "| must reach | | seconds (naive) | peak MB"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The figures of one artifact: in float, of the recipe `fast`, of the row's recipe, and how far that is below
+    float. Of agreement, float is what agrees with itself."""
+
+    float: Estimate
+    naive: Estimate
+    reached: Estimate
+    below: Estimate
+
+
+def score(
+    row: Row, truth: Sequence[Any], floats: Sequence[Any], naive: Sequence[Any], reached: Sequence[Any]
+) -> Scores:
+    """From the answers on the same images."""
+
+    def statistic(answers: Sequence[Any]) -> Statistic:
+        if row.metric == "mAP50-95":
+            return mean_precision(answers, truth)
+        return share_equal(answers, floats if row.metric == "agreement" else truth)
+
+    def estimated(figures: Statistic) -> Estimate:
+        return estimate(figures, len(truth), draws_for(row.metric))
+
+    exact, found = statistic(floats), statistic(reached)
+    below = estimated(difference(exact, found))
+    return Scores(estimated(exact), estimated(statistic(naive)), estimated(found), below)
+
+
+def _lines(workshop: Workshop, row: Row) -> list[str]:
+    return [_tried(row_line, workshop, row, target) for target in row.targets]
+
+
+def row_line(workshop: Workshop, row: Row, target: str) -> str:
+    """One line of the first table."""
+    rest = {"limit": workshop.limit, "threads": workshop.threads}
+    naive = workshop.measured(row.setting(target, naive=True, **rest))
+    found = workshop.measured(row.setting(target, **rest))
+    floats = workshop.float_answers(row.net)
+    scores = score(row, workshop.truth(row.net), floats, naive["answers"], found["answers"])
+    verdict = "reached" if row.reached(scores.reached.value, scores.float.value) else "**missed**"
+    cells = (
+        row.net,
+        row.recipe,
+        "tensor" if row.per_tensor else "channel",
+        f"{target}, {row.isa}",
+        row.metric,
+        f"{scores.float.value:.1f}",
+        f"{scores.naive.value:.1f}",
+        scores.reached.format(),
+        scores.below.format(),
+        row.must,
+        verdict,
+        f"{found['seconds']:.0f} ({naive['seconds']:.0f})",
+        f"{found['peak_mb']:.0f}",
+    )
+    return " | ".join(cells)
+
+
+_ISA_HEAD = (
+    "network | recipe | target | agreement, vnni [95 %] | agreement, avx2 [95 %] | avx2 below vnni [95 %] "
+    "| must reach | differing on Haswell, vnni | avx2 | "
+)
+
+
+def isa_line(workshop: Workshop, row: IsaRow) -> str:
+    """One line of the second table."""
+    found = {
+        isa: workshop.measured(row.setting(isa, images=_EMULATED, limit=workshop.limit, threads=workshop.threads))
+        for isa in ("vnni", "avx2")
+    }
+    floats = workshop.float_answers(row.net)
+    agreeing = {isa: share_equal(one["answers"], floats) for isa, one in found.items()}
+    below = estimate(difference(agreeing["vnni"], agreeing["avx2"]), len(floats))
+    reached = below.value <= row.goal + 1e-9 and found["avx2"]["differing"] == 0
+    cells = (
+        row.net,
+        row.recipe,
+        row.target,
+        *(estimate(statistic, len(floats)).format() for statistic in agreeing.values()),
+        below.format(),
+        f"vnni − {row.goal:g}, 0 differing",
+        *(f"{one['differing']} of {one['compared']}" for one in found.values()),
+        "reached" if reached else "**missed**",
+    )
+    return " | ".join(cells)
+
+
+def _tried(make: Callable[..., str], workshop: Workshop, row: Row | IsaRow, *more: str) -> str:
+    """The line, or what went wrong: one row that fails must not cost the others."""
+    try:
+        return make(workshop, row, *more)
+    except (FxedgeError, BrokenProcessPool) as error:
+        return f"{row.net} | {row.recipe} | **failed**, {', '.join(more)}: {error}"
+
+
+def bits_table(workshop: Workshop) -> str:
+    """The third table, and below it whether what it must show is there."""
+    pairs = [(bits, rounding) for bits in weight_bits.BITS for rounding in weight_bits.ROUNDINGS]
+    lines = {pair: workshop.bits(*pair) for pair in pairs}
+    said = [weight_bits.format_table(list(lines.values())), ""]
+    for bits in (6, 5):
+        line = lines[bits, "nearest"]
+        clip = weight_bits.top1_of(line, weight_bits.CLIP)
+        split = {ratio: weight_bits.top1_of(line, f"split {ratio:g} %") for ratio in weight_bits.RATIOS}
+        enough = [f"{ratio:g} %" for ratio, value in split.items() if value >= clip - 1e-9]
+        reached = f"reached at {', '.join(enough)}" if enough else "**missed**"
+        said.append(f"* {bits} bits, nearest: splitting at least as good as clipping: {reached}")
+    line = lines[4, "adaround"]
+    exact = estimate(share_equal(line["float"], line["labels"]), len(line["labels"])).value
+    found = weight_bits.top1_of(line, weight_bits.CLIP)
+    reached = "reached" if found >= exact - 2 - 1e-9 else "**missed**"
+    said.append(f"* 4 bits, clipped, AdaRound: within 2 points of float: {exact - found:.2f} below, {reached}")
+    return "\n".join(said)
+
+
+def _table(head: str, lines: Iterable[str], workshop: Workshop) -> str:
+    rule = "---|" * (head.count("|") + 1)
+    rows = [f"| {head.rstrip()} |", f"|{rule}", *(f"| {line} |" for line in lines)]
+    images = "all images" if workshop.limit is None else f"{workshop.limit} images"
+    where = (
+        f"{read_cpuinfo(CPUINFO)[0]} ({native_isa()}), {workshop.threads} threads, {images}; "
+        f"torch {version('torch')}, onnxruntime {version('onnxruntime')}; "
+        f"commit {', '.join(sorted(workshop.commits))}"
+    )
+    return "\n".join([*rows, "", where])
+
+
+def replace_table(document: str, name: str, text: str) -> str:
+    """`document` with what is between the markers of table `name` replaced by `text`.
+
+    Raises:
+        ValueError: it does not have the markers, once each and in this order.
+    """
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    if document.count(begin) != 1 or document.partition(begin)[2].count(end) != 1:
+        raise ValueError(f"the document needs the lines {begin.strip()} and {end}, once each and in this order")
+    before, _, rest = document.partition(begin)
+    return f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}"
+
+
+if __name__ == "__main__":
+    main()

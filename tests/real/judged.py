@@ -1,0 +1,122 @@
+"""The networks of the accuracy table: their calibration data, and answers on images that nothing is tuned on.
+
+An answer is what is judged of one image, as JSON takes it: the class of a classifier, the boxes of a detector.
+Preprocessing, calibration data and batch sizes are those that `fxedge compile` would use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fxedge import Preprocess, from_arrays, open_dataset
+from fxedge.compiler.pipeline.accuracy import top1
+from fxedge.compiler.pipeline.data import Dataset
+from fxedge.compiler.pipeline.synthetic_data import synthetic_data
+from fxedge.models.rescale import rescale_layers
+from PIL import Image
+from torch import nn
+
+from . import nets, yolox
+from .bootstrap import coco_map
+from .compiling import REAL_NETS
+
+_BATCH = 32  # of the command line
+_JUDGED_BATCH = 20
+_CALIBRATION_HALF = 32  # of the detector's 64 images
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A network; `calibration` and `images(limit)` give its data, `truth(limit)` what is right for each image,
+    `answers` what one batch of outputs says."""
+
+    factory: Callable[[], nn.Module]
+    preprocess: Preprocess
+    size: tuple[int, int]
+    calibration: Callable[[], Dataset]
+    images: Callable[[int | None], Dataset]
+    truth: Callable[[int | None], list[Any]]
+    answers: Callable[[np.ndarray], list[Any]]
+
+    def synthetic(self) -> Dataset:
+        """What the recipe data-free calibrates on where it is given no images."""
+        return synthetic_data(self.preprocess.model_copy(update={"size": self.size}), ["x"])
+
+
+def rescaled_resnet20() -> nn.Module:
+    """ResNet-20 after S(1/32, 32) on what lies between the convolutions of each block: no output bit changes."""
+    model = nets.cifar10_resnet20()
+    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
+    rescale_layers(model, [(f"{block}.bn1", f"{block}.conv2") for block in blocks], 1 / 32, 32)
+    return model
+
+
+def _classifier(
+    factory: Callable[[], nn.Module], like: str, size: tuple[int, int], first_class: int = 0
+) -> Judged:
+    """A network on the data and with the preprocessing of the real net `like`; class 0 has index `first_class`."""
+    net = REAL_NETS[like]
+
+    def images(limit: int | None) -> Dataset:
+        return open_dataset(nets.DATA / net.test, net.preprocess, ["x"], _JUDGED_BATCH, limit)
+
+    def truth(limit: int | None) -> list[int]:
+        labels = images(limit).labels
+        assert labels is not None
+        return [int(label) + first_class for label in labels]
+
+    def calibration() -> Dataset:
+        return open_dataset(nets.DATA / net.calibration, net.preprocess, ["x"], _BATCH)
+
+    return Judged(factory, net.preprocess, size, calibration, images, truth, lambda logits: top1(logits).tolist())
+
+
+def _detector() -> Judged:
+    preprocess = REAL_NETS["mobilenet_v2"].preprocess.model_copy(update={"layout": "NHWC"})
+
+    def part(first: int, last: int | None, batch: int) -> Dataset:
+        paths = sorted((nets.DATA / "yolox_nano" / "images").glob("*.jpg"))[first:last]
+        return from_arrays(np.stack([_pixels(path) for path in paths]), preprocess, ["x"], batch)
+
+    def truth(limit: int | None) -> list[list[list[float]]]:
+        with np.load(nets.DATA / "yolox_nano" / "ground_truth.npz") as file:
+            boxes = file["gt"]
+        numbers = range(_CALIBRATION_HALF, 2 * _CALIBRATION_HALF)[:limit]
+        return [boxes[boxes[:, 0] == number][:, 1:].tolist() for number in numbers]
+
+    return Judged(
+        yolox.yolox_nano,
+        preprocess,
+        (yolox.SIZE, yolox.SIZE),
+        lambda: part(0, _CALIBRATION_HALF, _BATCH),
+        lambda limit: part(_CALIBRATION_HALF, None if limit is None else _CALIBRATION_HALF + limit, _JUDGED_BATCH),
+        truth,
+        _boxes,
+    )
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _boxes(raw: np.ndarray) -> list[list[list[float]]]:
+    """What is found on each image, after non-maximum suppression."""
+    boxes, scores = yolox.decode(torch.from_numpy(raw))
+    post = coco_map().postproc
+    return [post(box.numpy(), score.numpy()).tolist() for box, score in zip(boxes, scores, strict=True)]
+
+
+JUDGED = {
+    "mobilenet_v2": _classifier(nets.mobilenet_v2, "mobilenet_v2", (224, 224)),
+    "mobilenet_v2_tf": _classifier(nets.mobilenet_v2_tf, "mobilenet_v3_small", (224, 224), first_class=1),
+    "mobilenet_v3_small": _classifier(nets.mobilenet_v3_small, "mobilenet_v3_small", (224, 224)),
+    "cifar10_resnet20": _classifier(nets.cifar10_resnet20, "cifar10_resnet20", (32, 32)),
+    "rescaled_resnet20": _classifier(rescaled_resnet20, "cifar10_resnet20", (32, 32)),
+    "yolox_nano": _detector(),
+}

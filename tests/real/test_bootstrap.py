@@ -1,0 +1,52 @@
+"""Bootstrap intervals on data whose spread is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .bootstrap import Estimate, difference, estimate, mean_precision, share_equal
+
+
+def _share(hits: int, total: int) -> Estimate:
+    return estimate(share_equal([1] * hits + [0] * (total - hits), [1] * total), total)
+
+
+@pytest.mark.parametrize(("hits", "total"), [(800, 1000), (250, 500), (30, 100)])
+def test_the_interval_of_a_share_is_that_of_the_normal_approximation(hits: int, total: int) -> None:
+    found, spread = _share(hits, total), 196 * np.sqrt(hits * (total - hits) / total**3)
+    assert found.value == pytest.approx(100 * hits / total)
+    assert (found.low, found.high) == pytest.approx((found.value - spread, found.value + spread), abs=spread / 5)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    drawn = [_share(int(rng.binomial(200, 0.8)), 200) for _ in range(200)]
+    assert 0.91 <= np.mean([found.low <= 80 <= found.high for found in drawn]) <= 0.98
+
+
+def test_certainty_has_no_width_and_the_seed_decides() -> None:
+    assert _share(10, 10) == Estimate(100, 100, 100)
+    assert _share(7, 10) == _share(7, 10)
+
+
+def test_what_two_find_hard_cancels() -> None:
+    one = share_equal([1] * 50 + [0] * 50, [1] * 100)
+    assert estimate(difference(one, one), 100) == Estimate(0, 0, 0)
+
+
+def test_text() -> None:
+    assert Estimate(81.25, 79.54, 82.96).format() == "81.2 [79.5, 83.0]"
+
+
+def test_precision_of_perfect_and_of_no_detections(shared_data: Path) -> None:
+    if not (shared_data / "yolox_nano" / "coco_map.py").is_file():
+        pytest.skip("needs yolox_nano/coco_map.py, which is not here")
+    truth = [[[3, 10, 10, 50, 60], [5, 0, 0, 20, 20]], [[3, 5, 5, 40, 40]]]
+    boxes = [[[*box[1:], 0.9, box[0]] for box in image] for image in truth]
+    assert estimate(mean_precision(boxes, truth), 2, draws=20) == Estimate(100, 100, 100)
+    assert estimate(mean_precision([[], []], truth), 2, draws=20) == Estimate(0, 0, 0)
+    half = estimate(mean_precision([boxes[0], []], truth), 2, draws=20)
+    assert half.value == pytest.approx(100 * (1 + 51 / 101) / 2)
