@@ -41,6 +41,9 @@ class Skip:
     node: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.node}: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class PassResult:

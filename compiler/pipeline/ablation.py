@@ -41,7 +41,8 @@ class PassEffect:
 
     `loss` is None where there is no program: the graph at that point cannot be quantized. `max_error` is how far
     a pass that promises to preserve the function moved an output on the example inputs, relative to the output's
-    magnitude (its certificate); `rolled_back` the reason if it broke the promise and was undone.
+    magnitude (its certificate); `rolled_back` the reason if it broke the promise and was undone; `notes` what it
+    says of what it changed.
     """
 
     name: str
@@ -50,6 +51,7 @@ class PassEffect:
     loss: Loss | None
     max_error: float | None = None
     rolled_back: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def watch_compilation(
@@ -154,4 +156,5 @@ def _effect(name: str, stage: Literal["float", "quantized"], report: PassReport,
     result = report.get(name)
     if result is None:
         return PassEffect(name, stage, 0, loss)
-    return PassEffect(name, stage, result.changes, loss, report.max_error.get(name), result.rolled_back)
+    error, notes = report.max_error.get(name), tuple(map(str, result.notes))
+    return PassEffect(name, stage, result.changes, loss, error, result.rolled_back, notes)

@@ -75,7 +75,8 @@ def pass_entries(report: PassReport) -> tuple[PassEntry, ...]:
         PassEntry(
             name=name,
             changes=result.changes,
-            skipped=tuple(f"{skip.node}: {skip.reason}" for skip in result.skipped),
+            skipped=tuple(map(str, result.skipped)),
+            notes=tuple(map(str, result.notes)),
             max_error=report.max_error.get(name),
             rolled_back=result.rolled_back,
         )
@@ -140,7 +141,7 @@ def target_entry(
         runtime=backend.versions(),
         isa=", ".join(backend.spec.isa),
         integer_ops=len(lowered.plan.ops),
-        float_ops=tuple(f"{skip.node}: {skip.reason}" for skip in lowered.plan.floats),
+        float_ops=tuple(map(str, lowered.plan.floats)),
         outputs=tuple(outputs),
         passes=pass_entries(lowered.passes),
         parity=ParityEntry(

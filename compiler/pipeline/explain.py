@@ -280,6 +280,7 @@ def _pass_json(effect: PassEffect) -> dict[str, Any]:
         "changes": effect.changes,
         "max_error": effect.max_error,
         "rolled_back": effect.rolled_back,
+        "notes": list(effect.notes),
         "loss": _loss_json(effect.loss),
     }
 

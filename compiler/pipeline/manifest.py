@@ -1,5 +1,7 @@
 """What a bundle says of itself: `manifest.json`, schema 1.
 
+The schema's version rises where older bundles can no longer be read; a field that is added has a default.
+
 Everything in it is determined by the model, the data, the options and the library versions, so that the same
 compilation gives the same bytes; latencies, which are not, are printed and never stored here.
 """
@@ -43,11 +45,14 @@ class OutputEntry(_Entry):
 
 
 class PassEntry(_Entry):
-    """What a pass did. `max_error`: largest output change relative to the output's magnitude, where checked."""
+    """What a pass did. `skipped`: what it left alone and why; `notes`: what must be known of what it changed (on
+    what evidence, by how much). `max_error`: largest output change relative to the output's magnitude, where
+    checked."""
 
     name: str
     changes: int
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     max_error: float | None = None
     rolled_back: str | None = None
 

@@ -19,12 +19,15 @@ _ONE_LAYERS_SHARE = 0.2
 
 
 def print_explanation(console: Console, found: Explanation) -> None:
-    """Two tables and the verdict."""
+    """What each pass bought and said, each layer's error, and the verdict."""
     console.print(f"{found.target}: what each pass bought, judged on samples that nothing was tuned on")
     passes = make_table("after", "changes", "SQNR", "top-1 as float", "certificate")
     for effect in found.passes:
         passes.add_row(*_pass_row(effect))
     print_table(console, passes)
+    for effect in found.passes:
+        for note in effect.notes:
+            console.print(f"{effect.name} {note}", soft_wrap=True)
     console.print(f"\n{found.target}: error of each integer value, {plural(found.samples, 'sample')}")
     layers = make_table("value of", "module", "SQNR", "cosine", "own SQNR", "own cosine", "weight SQNR")
     for layer in found.layers:

@@ -31,6 +31,9 @@ from .inputs import EMBEDDED, LoadedModel, load_data, load_model
 from .progress import make_progress
 from .tables import first_few, group_reasons, make_table, plural, print_table, size_text
 
+# Notes of a pass that the summary of a bundle shows.
+_NOTES = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
@@ -77,6 +80,8 @@ def print_inspection(console: Console, found: Inspection) -> None:
     console.print()
     for entry in pass_entries(found.model.passes):
         console.print(_pass_line(entry), soft_wrap=True)
+        for note in entry.notes:
+            console.print(f"  note {note}", soft_wrap=True)
         for skip in entry.skipped:
             console.print(f"  left alone {skip}", soft_wrap=True)
     for plan in found.plans.values():
@@ -165,10 +170,19 @@ def print_manifest(console: Console, manifest: Manifest) -> None:
         for reason, nodes in group_reasons(pairs).items():
             console.print(f"{name} float: {len(nodes)} × {reason}: {first_few(nodes)}", soft_wrap=True)
     for passed in manifest.passes:
-        console.print(_pass_line(passed), soft_wrap=True)
+        _print_in_short(console, passed)
     for name, entry in manifest.targets.items():
         for passed in entry.passes:
-            console.print(f"{name} {_pass_line(passed)}", soft_wrap=True)
+            _print_in_short(console, passed, f"{name} ")
+
+
+def _print_in_short(console: Console, entry: PassEntry, prefix: str = "") -> None:
+    """What a pass did, and the first of its notes."""
+    console.print(f"{prefix}{_pass_line(entry)}", soft_wrap=True)
+    for note in entry.notes[:_NOTES]:
+        console.print(f"  note {note}", soft_wrap=True)
+    if (rest := len(entry.notes) - _NOTES) > 0:
+        console.print(f"  and {plural(rest, 'note')} more in manifest.json", soft_wrap=True)
 
 
 def _preprocess_text(manifest: Manifest) -> str:

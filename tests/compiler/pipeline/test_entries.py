@@ -27,14 +27,16 @@ def test_shares_keep_their_interval():
     assert share_entry(None) is None
 
 
-def test_passes_keep_what_they_left_alone_and_why():
-    result = PassResult(2, (Skip("conv (a.b)", "its weight is shared"),), "promised exact")
+def test_passes_keep_what_they_left_alone_and_why_and_what_they_note():
+    skipped, notes = (Skip("conv (a.b)", "its weight is shared"),), (Skip("relu", "8 samples stay below 6"),)
+    result = PassResult(2, skipped, "promised exact", notes)
     report = PassReport({"fold": result}, {"fold": 0.5})
     assert pass_entries(report) == (
         PassEntry(
             name="fold",
             changes=2,
             skipped=("conv (a.b): its weight is shared",),
+            notes=("relu: 8 samples stay below 6",),
             max_error=0.5,
             rolled_back="promised exact",
         ),

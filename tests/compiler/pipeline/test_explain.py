@@ -112,7 +112,7 @@ def test_the_worst_pass_is_the_one_after_which_most_is_lost():
 
 def test_as_plain_data():
     layer = LayerError("q", "conv2d", "stem", "conv2d", 30.12345, 0.999, math.inf, None, 41.0)
-    effect = PassEffect("a", "float", 2, Loss(25.0, Share(1, 8)), 1e-7, None)
+    effect = PassEffect("a", "float", 2, Loss(25.0, Share(1, 8)), 1e-7, None, ("relu: fine",))
     culprit = Culprit("conv2d", "stem", 0.25, 0.75)
     found = replace(_explanation(_effect("capture", 30.0), effect), layers=(layer,), culprit=culprit)
     assert found.to_json() == {
@@ -127,6 +127,7 @@ def test_as_plain_data():
                 "changes": 1,
                 "max_error": None,
                 "rolled_back": None,
+                "notes": [],
                 "loss": {"sqnr_db": 30.0, "changed": None},
             },
             {
@@ -135,6 +136,7 @@ def test_as_plain_data():
                 "changes": 2,
                 "max_error": 1e-7,
                 "rolled_back": None,
+                "notes": ["relu: fine"],
                 "loss": {"sqnr_db": 25.0, "changed": {"hits": 1, "total": 8}},
             },
         ],

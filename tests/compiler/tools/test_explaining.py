@@ -16,7 +16,9 @@ FOUND = Explanation(
     8,
     (
         PassEffect("capture", "float", 0, None),
-        PassEffect("fold-batch-norm", "float", 3, Loss(30.0, Share(1, 8)), 2e-7),
+        PassEffect(
+            "fold-batch-norm", "float", 3, Loss(30.0, Share(1, 8)), 2e-7, notes=("bn: 3 of 4", "bn_1: all")
+        ),
         PassEffect("broken", "float", 0, Loss(30.0, Share(1, 8)), 0.5, BROKEN),
         PassEffect("zero", "quantized", 2, Loss(12.0, Share(4, 8))),
     ),
@@ -42,6 +44,8 @@ def test_tables_and_verdict(capsys: pytest.CaptureFixture[str]):
         "changed an output by 0.5 of its",
         "                                                                    magnitude (allowed 0.0001)",
         "zero              2         12.0 dB           50.0 % [21.5, 78.5]",
+        "fold-batch-norm bn: 3 of 4",
+        "fold-batch-norm bn_1: all",
         "",
         "onnx: error of each integer value, 8 samples",
         "value of   module   SQNR      cosine    own SQNR   own cosine   weight SQNR",

@@ -3,6 +3,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from fxedge.compiler.pipeline.bundle import read_bundle
+from fxedge.compiler.pipeline.manifest import PassEntry
+from fxedge.compiler.tools.inspecting import print_manifest
+from fxedge.compiler.tools.tables import make_console
+
 
 def test_graph_and_passes(fxedge: Callable, net: str):
     status, out, err = fxedge("inspect", f"{net}:make", "--calib", f"{net}:batches", "--recipe", "fast")
@@ -24,6 +30,27 @@ def test_graph_and_passes(fxedge: Callable, net: str):
     moved = r"outputs moved by [\d.]+e-\d\d of their magnitude \(allowed 0.0001\)"
     assert re.fullmatch(f"pass fold-batch-norm: 1 change, {moved}", folded)
     assert fused == "pass fuse-activation: 0 changes"
+
+
+def test_what_passes_note_of_their_changes(fxedge: Callable):
+    lines = fxedge("inspect", "digits", "--limit", "8", "-q")[1].splitlines()
+    (at,) = [index for index, line in enumerate(lines) if line.startswith("pass equalize-layers: 10 changes, ")]
+    assert re.fullmatch(
+        r"  note x: the noise expected of quantization falls to 0\.\d+ of what it was", lines[at + 1]
+    )
+
+
+def test_the_first_notes_of_a_bundle(bundle: Path, capsys: pytest.CaptureFixture[str]):
+    entry = PassEntry(name="a", changes=4, notes=tuple(f"n{index}: why" for index in range(4)))
+    manifest = read_bundle(bundle).model_copy(update={"passes": (entry,), "targets": {}})
+    print_manifest(make_console(), manifest)
+    assert capsys.readouterr().out.splitlines()[-5:] == [
+        "pass a: 4 changes",
+        "  note n0: why",
+        "  note n1: why",
+        "  note n2: why",
+        "  and 1 note more in manifest.json",
+    ]
 
 
 def test_plan_and_ranges(fxedge: Callable, net: str):
