@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -88,53 +88,19 @@ def _fxedge(
 
 
 @app.command("compile")
-def compile_command(
-    model: flags.Model = None,
-    weights: flags.Weights = None,
-    calib: flags.Calib = None,
-    eval: flags.Eval = None,
-    target: flags.Target = None,
-    output: flags.Output = None,
-    config: flags.Config = None,
-    calibration: flags.Calibration = None,
-    recipe: flags.Recipe = None,
-    per_tensor: flags.PerTensor = None,
-    weight_bits: flags.WeightBits = None,
-    weight_range: flags.WeightRange = None,
-    split_ratio: flags.SplitRatio = None,
-    isa: flags.Isa = None,
-    tracer: flags.Tracer = None,
-    dynamic_axes: flags.DynamicAxes = None,
-    static: flags.Static = False,
-    batch_size: flags.BatchSize = None,
-    limit: flags.Limit = None,
-    eval_limit: flags.EvalLimit = None,
-    mean: flags.Mean = None,
-    std: flags.Std = None,
-    scale: flags.Scale = None,
-    layout: flags.Layout = None,
-    dtype: flags.Dtype = None,
-    size: flags.Size = None,
-    color: flags.Color = None,
-    keep_float: flags.KeepFloat = None,
-    float: flags.Float = None,
-    threads: flags.Threads = None,
-    parity_samples: flags.ParitySamples = None,
-    timed_runs: flags.TimedRuns = None,
-    max_drop: flags.MaxDrop = None,
-    explain: flags.Explain = None,
-    force: flags.Force = None,
-    json: flags.Json = None,
-    quiet: flags.Quiet = None,
-) -> None:
+@flags.takes(
+    *("model", "weights", "calib", "eval", "target", "output", "config"),
+    *(*flags.RECIPE, *flags.READING, "eval_limit", *flags.PREPROCESS, "keep_float"),
+    *("float", "threads", "parity_samples", "timed_runs", "max_drop", "explain", "force", "json", "quiet"),
+)
+def compile_command(given: dict[str, Any]) -> None:
     """Compile MODEL into a verified bundle, one int8 artifact for each target."""
-    given = dict(locals())
     from .compiling import run_compile
     from .config import make_config
     from .summary import print_summary, to_json
     from .tables import make_console, print_json
 
-    chosen = make_config(flags.gather(given), config)
+    chosen = make_config(flags.gather(given), given["config"])
     outcome = run_compile(chosen)
     if chosen.as_json:
         print_json(to_json(outcome))
@@ -165,90 +131,47 @@ def verify(
 
 
 @app.command()
-def inspect(
-    source: Annotated[str, typer.Argument(metavar="MODEL|BUNDLE", help="As for compile, or a bundle's folder.")],
-    target: flags.Targets = None,
-    weights: flags.Weights = None,
-    calib: flags.Calib = None,
-    config: flags.Config = None,
-    calibration: flags.Calibration = None,
-    recipe: flags.Recipe = None,
-    per_tensor: flags.PerTensor = None,
-    weight_bits: flags.WeightBits = None,
-    weight_range: flags.WeightRange = None,
-    split_ratio: flags.SplitRatio = None,
-    isa: flags.Isa = None,
-    tracer: flags.Tracer = None,
-    dynamic_axes: flags.DynamicAxes = None,
-    static: flags.Static = False,
-    batch_size: flags.BatchSize = None,
-    limit: flags.Limit = None,
-    mean: flags.Mean = None,
-    std: flags.Std = None,
-    scale: flags.Scale = None,
-    layout: flags.Layout = None,
-    dtype: flags.Dtype = None,
-    size: flags.Size = None,
-    color: flags.Color = None,
-    keep_float: flags.KeepFloat = None,
-    json: flags.Json = None,
-    quiet: flags.Quiet = None,
-) -> None:
+@flags.takes(
+    *("source", "target", "weights", "calib", "config", *flags.RECIPE, *flags.READING, *flags.PREPROCESS),
+    *("keep_float", "json", "quiet"),
+    source=flags.SOURCE,
+    target=flags.TARGETS,
+)
+def inspect(given: dict[str, Any]) -> None:
     """Show a model's graph and passes, the plan for --target, and ranges where data are given; or a bundle."""
-    given = dict(locals())
     from ..pipeline.bundle import read_bundle
     from .config import make_config
     from .inspecting import inspect_model, inspection_json, print_inspection, print_manifest
     from .tables import make_console, print_json
 
+    source, as_json = given["source"], given["json"]
     if Path(source).is_dir():
         manifest = read_bundle(Path(source))
-        print_json(manifest.model_dump(mode="json")) if json else print_manifest(make_console(), manifest)
+        print_json(manifest.model_dump(mode="json")) if as_json else print_manifest(make_console(), manifest)
         return
-    found = inspect_model(make_config(flags.gather(given) | {"model": source, "target": target or ()}, config))
-    print_json(inspection_json(found)) if json else print_inspection(make_console(), found)
+    chosen = flags.gather(given) | {"model": source, "target": given["target"] or ()}
+    found = inspect_model(make_config(chosen, given["config"]))
+    print_json(inspection_json(found)) if as_json else print_inspection(make_console(), found)
 
 
 @app.command()
-def sensitivity(
-    model: flags.Model = None,
-    target: flags.OneTarget = None,
-    bits: flags.Bits = "8,6,4",
-    samples: flags.Samples = 32,
-    weights: flags.Weights = None,
-    calib: flags.Calib = None,
-    config: flags.Config = None,
-    calibration: flags.Calibration = None,
-    recipe: flags.Recipe = None,
-    per_tensor: flags.PerTensor = None,
-    weight_range: flags.WeightRange = None,
-    split_ratio: flags.SplitRatio = None,
-    isa: flags.Isa = None,
-    tracer: flags.Tracer = None,
-    dynamic_axes: flags.DynamicAxes = None,
-    static: flags.Static = False,
-    batch_size: flags.BatchSize = None,
-    limit: flags.Limit = None,
-    mean: flags.Mean = None,
-    std: flags.Std = None,
-    scale: flags.Scale = None,
-    layout: flags.Layout = None,
-    dtype: flags.Dtype = None,
-    size: flags.Size = None,
-    color: flags.Color = None,
-    keep_float: flags.KeepFloat = None,
-    json: flags.Json = None,
-    quiet: flags.Quiet = None,
-) -> None:
+@flags.takes(
+    *("model", "target", "bits", "samples", "weights", "calib", "config"),
+    *(name for name in flags.RECIPE if name != "weight_bits"),
+    *(*flags.READING, *flags.PREPROCESS, "keep_float", "json", "quiet"),
+    target=flags.ONE_TARGET,
+    bits=flags.BITS,
+    samples=flags.SAMPLES,
+)
+def sensitivity(given: dict[str, Any]) -> None:
     """Rank the layers of MODEL by what is lost when only that layer is quantized, at several widths of weights."""
-    given = dict(locals())
     from .config import make_config
     from .sensing import print_sensitivity, run_sensitivity, sensitivity_json
     from .tables import make_console, print_json
 
     widths, count = given.pop("bits"), given.pop("samples")
-    found = run_sensitivity(make_config(flags.gather(given), config), widths, count)
-    print_json(sensitivity_json(found)) if json else print_sensitivity(make_console(), found)
+    found = run_sensitivity(make_config(flags.gather(given), given["config"]), widths, count)
+    print_json(sensitivity_json(found)) if given["json"] else print_sensitivity(make_console(), found)
 
 
 @app.command()
