@@ -61,13 +61,14 @@ def watch_compilation(
     evaluation: Dataset | None,
     progress: Progress | None = None,
 ) -> PassWatch:
-    """A watch that judges on samples that nothing is tuned on: of `evaluation`, or held out from `data`.
+    """A watch that judges on samples of `evaluation`, or on some held out from `data`: its ranges do not come from
+    those, but the passes of the compilation read all of `data`.
 
     Raises:
         InputError: there is no evaluation data, and `data` are too few to hold some out.
     """
     if evaluation is not None:
-        return PassWatch(specs, options, data, few_samples(evaluation, _JUDGED), progress)
+        return PassWatch(specs, options, data, few_samples(evaluation, _JUDGED), progress, unseen=True)
     tuning, judged = split_samples(data, _HELD_OUT)
     return PassWatch(specs, options, tuning, few_samples(judged, _JUDGED), progress)
 
@@ -76,6 +77,7 @@ class PassWatch:
     """Give `float_pass` to `prepare` and `quantized_pass(...)` to `lower`, then read `effects`.
 
     `tuning` calibrates what is judged on `judged`: give other samples than those, or the loss looks too small.
+    `unseen` says that the passes do not read `judged` either.
     """
 
     def __init__(
@@ -85,10 +87,12 @@ class PassWatch:
         tuning: Dataset,
         judged: Dataset,
         progress: Progress | None = None,
+        *,
+        unseen: bool = False,
     ) -> None:
         self._specs = {spec.name: spec for spec in specs}
         self._options, self._tuning, self.judged = options, tuning, judged
-        self._progress = progress or Silent()
+        self._progress, self.unseen = progress or Silent(), unseen
         self._captured: fx.GraphModule | None = None
         self._effects: dict[str, list[PassEffect]] = {spec.name: [] for spec in specs}
 

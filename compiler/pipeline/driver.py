@@ -24,6 +24,7 @@ from ..ir.errors import BackendUnavailableError, FxedgeError, InputError, Verifi
 from ..ir.nodes import input_name, placeholders
 from ..ir.progress import Progress, Silent
 from ..quant.calibrate import CalibrationStats
+from ..quant.isa import require_isa
 from ..quant.target import TargetSpec
 from .ablation import PassWatch, watch_compilation
 from .best import Attempt, choose_best
@@ -113,12 +114,14 @@ def compile_model(
 
     Raises:
         FxedgeError: nothing could be compiled; for a single target its own error.
+        InputError: a target knows nothing of the instruction set asked for.
     """
     options, progress = options or CompileOptions(), progress or Silent()
     report = CompileReport()
     backends, report.failures = usable_backends(targets)
     if not backends:
         raise _all_failed(report)
+    require_isa([backend.spec for backend in backends.values()], options.isa)
     with writing_bundle(Path(out), force=force) as folder:
         with report.timed("capture and passes"), progress.track("capture and passes"):
             model = load_pt2(Path(model)) if isinstance(model, (str, Path)) else model
@@ -267,7 +270,8 @@ def _explain(job: _Job, backend: Backend, lowered: Lowered) -> None:
     with job.report.timed("explain"):
         few = few_samples(job.watch.judged, _EXPLAINED)
         batches = (batch.inputs for batch in few)
-        found = explain(job.model, lowered.program, batches, job.watch.effects(name), job.progress)
+        effects, unseen = job.watch.effects(name), job.watch.unseen
+        found = explain(job.model, lowered.program, batches, effects, job.progress, unseen=unseen)
     path = job.folder / "explain" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")

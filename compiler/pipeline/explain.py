@@ -63,7 +63,8 @@ class Culprit:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """`passes` as `PassWatch.effects`; `layers` in the order of execution, measured on `samples` samples; `loss`
-    of the final program on those; `culprit` None where nothing is lost."""
+    of the final program on those; `culprit` None where nothing is lost. `unseen` says that nothing was tuned on
+    the samples that passes and layers are judged by."""
 
     target: str
     samples: int
@@ -71,6 +72,7 @@ class Explanation:
     layers: tuple[LayerError, ...]
     loss: Loss
     culprit: Culprit | None
+    unseen: bool = False
 
     def worst_pass(self) -> tuple[PassEffect, float] | None:
         """The pass after which the outputs' SQNR fell most, and by how many dB; None where none fell by 1 dB."""
@@ -92,6 +94,7 @@ class Explanation:
             "schema_version": SCHEMA_VERSION,
             "target": self.target,
             "samples": self.samples,
+            "unseen": self.unseen,
             "loss": _loss_json(self.loss),
             "passes": [_pass_json(effect) for effect in self.passes],
             "layers": [_layer_json(layer) for layer in self.layers],
@@ -106,8 +109,11 @@ def explain(
     batches: Iterable[tuple[Tensor, ...]],
     passes: Sequence[PassEffect] = (),
     progress: Progress | None = None,
+    *,
+    unseen: bool = False,
 ) -> Explanation:
     """Compare `program` with the float graph of `model`, value by value, over `batches`: a few samples are enough.
+    `unseen` is as in `Explanation`.
 
     Values that the float graph does not have under the same name and shape are left out.
     """
@@ -127,7 +133,7 @@ def explain(
                 advance(samples)
         culprit = None if first is None else _find_culprit(model.gm, program, first, values)
     layers = tuple(_layer(model.gm, program, name, accumulated[name], own[name]) for name in values)
-    return Explanation(program.spec.name, samples, tuple(passes), layers, loss.result(), culprit)
+    return Explanation(program.spec.name, samples, tuple(passes), layers, loss.result(), culprit, unseen)
 
 
 def _matched(gm: fx.GraphModule, program: Program) -> dict[str, str]:

@@ -8,6 +8,7 @@ arm64.
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..ir.errors import InputError
@@ -20,21 +21,49 @@ CPUINFO = Path("/proc/cpuinfo")
 VNNI_FLAGS = ("avx512_vnni", "avx_vnni")
 
 
+def require_isa(specs: Sequence[TargetSpec], choice: str, cpuinfo: Path = CPUINFO) -> None:
+    """Check that every one of `specs` can take `choice`.
+
+    Raises:
+        InputError: some cannot; says what each of them knows.
+    """
+    refused: dict[str, InputError] = {}
+    for spec in specs:
+        try:
+            choose_isa(spec, choice, cpuinfo)
+        except InputError as error:
+            refused[spec.name] = error
+    if not refused:
+        return
+    if len(specs) == 1:
+        raise next(iter(refused.values()))
+    known = "; ".join(f"{spec.name}: {_allowed(spec, choice if spec.name in refused else None)}" for spec in specs)
+    which, what = ", ".join(refused), _named(choice, cpuinfo)
+    raise InputError(f"No instruction set {what} is known to the target(s) {which}; allowed: {known}.")
+
+
 def choose_isa(spec: TargetSpec, choice: str, cpuinfo: Path = CPUINFO) -> str | None:
     """The instruction set that `choice` stands for on this target: its name, or `safe` (the one on which the most
-    can go wrong), or `native` (this machine's). None for `safe` where the target's kernels are all the same.
+    can go wrong), or `native` (this machine's). None for both where the target's kernels are all the same.
 
     Raises:
         InputError: the target knows nothing of this instruction set.
     """
-    if choice == SAFE:
+    if choice == SAFE or (choice == NATIVE and not spec.saturation):
         return next(iter(spec.saturation), None)
     name = native_isa(cpuinfo) if choice == NATIVE else choice
     if name not in spec.saturation:
-        known = ", ".join((SAFE, NATIVE, *spec.saturation))
-        what = f"{name!r} (this machine's)" if choice == NATIVE else f"{name!r}"
+        what, known = _named(choice, cpuinfo), _allowed(spec, choice)
         raise InputError(f"The {spec.name} target knows no instruction set {what}; allowed: {known}.")
     return name
+
+
+def _allowed(spec: TargetSpec, refused: str | None) -> str:
+    return ", ".join(name for name in (SAFE, NATIVE, *spec.saturation) if name != refused)
+
+
+def _named(choice: str, cpuinfo: Path) -> str:
+    return f"{native_isa(cpuinfo)!r} (this machine's)" if choice == NATIVE else f"{choice!r}"
 
 
 def native_isa(cpuinfo: Path = CPUINFO) -> str:

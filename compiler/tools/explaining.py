@@ -17,10 +17,13 @@ from .tables import make_table, plural, print_table
 # A layer that adds less than this share of the noise is not what the loss is owed to.
 _ONE_LAYERS_SHARE = 0.2
 
+_UNSEEN = "samples of --eval, which nothing was tuned on"
+_SEEN = "calibration samples, which passes may have been tuned on (--eval brings others)"
+
 
 def print_explanation(console: Console, found: Explanation) -> None:
     """What each pass bought and said, each layer's error, and the verdict."""
-    console.print(f"{found.target}: what each pass bought, judged on samples that nothing was tuned on")
+    console.print(f"{found.target}: what each pass bought, judged on {_UNSEEN if found.unseen else _SEEN}")
     passes = make_table("after", "changes", "SQNR", "top-1 as float", "certificate")
     for effect in found.passes:
         passes.add_row(*_pass_row(effect))

@@ -22,6 +22,7 @@ from ..pipeline.entries import pass_entries
 from ..pipeline.lower import FloatModel, collect, plan_targets, prepare
 from ..pipeline.manifest import Manifest, PassEntry, TargetEntry
 from ..quant.calibrate import CalibrationStats
+from ..quant.isa import require_isa
 from ..quant.plan import Group, Plan
 from ..quant.qparams import QParams, choose_qparams
 from .compiling import choose_targets
@@ -52,13 +53,15 @@ def inspect_model(config: CompileConfig) -> Inspection:
     """
     options = config.options()
     targets = choose_targets(config.target)[0] if config.target else ()
+    specs = [registry.get(name).spec for name in targets]
+    require_isa(specs, options.isa)
     loaded = load_model(config.model, config.weights, quiet=config.quiet)
     has_data = config.calib is not None or config.model == EMBEDDED
     data = load_data(config, loaded)[0] if has_data else None
     examples = _examples(loaded) if data is None else example_inputs(data)
     batches = None if data is None else lambda: (batch.inputs for batch in data)
     model = prepare(loaded.model, examples, options, batches=batches)
-    plans = plan_targets(model, [registry.get(name).spec for name in targets], options)
+    plans = plan_targets(model, specs, options)
     if data is None or not plans:
         return Inspection(model, plans, None)
     progress = make_progress(quiet=config.quiet)

@@ -21,6 +21,7 @@ from ..pipeline.holdout import few_samples
 from ..pipeline.loss import Loss, finite_or_none
 from ..pipeline.lower import collect, plan_targets, prepare
 from ..pipeline.sensitivity import LayerLoss, Sensitivity, measure_sensitivity
+from ..quant.isa import require_isa
 from ..quant.walk import samples_within
 from .compiling import ALL, choose_targets
 from .config import CompileConfig
@@ -51,6 +52,7 @@ def run_sensitivity(config: CompileConfig, bits: str, samples: int) -> Sensed:
     """
     widths, options, progress = _widths(bits), config.options(), make_progress(quiet=config.quiet)
     spec = registry.get(_one_target(config.target)).spec
+    require_isa([spec], options.isa)
     loaded = load_model(config.model, config.weights, quiet=config.quiet)
     fixed = fixed_batch(loaded.model, options)
     data = in_batches_of(load_data(config, loaded)[0], fixed)

@@ -12,7 +12,7 @@ from fxedge.compiler.ir.passes import Numerics, PassContext, PassResult
 from fxedge.compiler.ir.progress import Silent
 from fxedge.compiler.ir.stages import Stage
 from fxedge.compiler.pipeline import lower as lowering
-from fxedge.compiler.pipeline.ablation import PassEffect, PassWatch, program_loss
+from fxedge.compiler.pipeline.ablation import PassEffect, PassWatch, program_loss, watch_compilation
 from fxedge.compiler.pipeline.holdout import split_samples
 from fxedge.compiler.pipeline.lower import FloatModel, Lowered, collect, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
@@ -128,6 +128,14 @@ def test_a_pass_that_is_rolled_back_has_its_certificate(watched: Callable[..., W
     assert broken.max_error is not None
     assert broken.max_error > 1e-4
     assert broken.loss == effects["fuse-activation"].loss
+
+
+def test_only_evaluation_samples_are_unseen():
+    spec, options = registry.get("onnx").spec, CompileOptions()
+    fair = watch_compilation([spec], options, small_data(24), small_data(8))
+    assert (fair.unseen, fair.judged.count) == (True, 8)
+    held_out = watch_compilation([spec], options, small_data(24), None)
+    assert (held_out.unseen, held_out.judged.count) == (False, 6)
 
 
 def test_a_graph_that_cannot_be_quantized_yet_has_no_loss():

@@ -46,6 +46,22 @@ def refuse_to_emit(monkeypatch: pytest.MonkeyPatch, target: str, *reason: str) -
     patch_backend(monkeypatch, target, "emit", emit)
 
 
+def test_an_unknown_instruction_set_is_refused_before_the_model_is_read(tmp_path: Path):
+    with pytest.raises(InputError) as error:
+        compile_model(
+            tmp_path / "absent.pt2",
+            small_data(),
+            ("onnx", "x86"),
+            tmp_path / "out",
+            options=CompileOptions(isa="sse9"),
+        )
+    assert str(error.value) == (
+        "No instruction set 'sse9' is known to the target(s) onnx, x86; allowed: onnx: safe, native, avx2, vnni; "
+        "x86: safe, native, avx2, vnni."
+    )
+    assert leftovers(tmp_path) == []
+
+
 def test_the_bundle_holds_what_the_manifest_says(compiled: tuple[Path, CompileReport]):
     folder, report = compiled
     assert read_bundle(folder) == report.manifest

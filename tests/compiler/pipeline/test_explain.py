@@ -119,6 +119,7 @@ def test_as_plain_data():
         "schema_version": 1,
         "target": "onnx",
         "samples": 4,
+        "unseen": False,
         "loss": {"sqnr_db": 20.0, "changed": None},
         "passes": [
             {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fxedge.compiler.ir.errors import InputError
-from fxedge.compiler.quant.isa import choose_isa, native_isa, read_cpuinfo
+from fxedge.compiler.quant.isa import choose_isa, native_isa, read_cpuinfo, require_isa
 from toy_target import TOY
 
 BOTH = dataclasses.replace(TOY, saturation={"avx2": lambda step, weight: weight, "vnni": None})
@@ -47,7 +47,6 @@ def test_a_silent_system_counts_as_avx2(tmp_path: Path):
 def test_safe_is_the_first_and_names_are_themselves():
     assert choose_isa(BOTH, "safe") == "avx2"
     assert choose_isa(BOTH, "vnni") == "vnni"
-    assert choose_isa(TOY, "safe") is None
 
 
 def test_an_unknown_one_is_refused(monkeypatch: pytest.MonkeyPatch):
@@ -60,5 +59,24 @@ def test_an_unknown_one_is_refused(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError) as error:
         choose_isa(BOTH, "native")
     assert str(error.value) == (
-        "The toy target knows no instruction set 'neon' (this machine's); allowed: safe, native, avx2, vnni."
+        "The toy target knows no instruction set 'neon' (this machine's); allowed: safe, avx2, vnni."
+    )
+
+
+def test_kernels_that_are_all_the_same():
+    assert choose_isa(TOY, "safe") is None
+    assert choose_isa(TOY, "native") is None
+    with pytest.raises(InputError) as error:
+        require_isa([TOY], "avx2")
+    assert str(error.value) == "The toy target knows no instruction set 'avx2'; allowed: safe, native."
+
+
+def test_several_targets_are_told_apart():
+    other = dataclasses.replace(TOY, name="arm", saturation={"neon": None})
+    require_isa([BOTH, other], "safe")
+    with pytest.raises(InputError) as error:
+        require_isa([BOTH, other], "neon")
+    assert str(error.value) == (
+        "No instruction set 'neon' is known to the target(s) toy; allowed: toy: safe, native, avx2, vnni; arm: "
+        "safe, native, neon."
     )

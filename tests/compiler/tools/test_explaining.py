@@ -28,6 +28,7 @@ FOUND = Explanation(
     ),
     Loss(12.0, Share(4, 8)),
     Culprit("conv2d", "stem.0", 0.125, 0.75),
+    unseen=True,
 )
 
 
@@ -35,7 +36,7 @@ def test_tables_and_verdict(capsys: pytest.CaptureFixture[str]):
     print_explanation(make_console(), FOUND)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "onnx: what each pass bought, judged on samples that nothing was tuned on",
+        "onnx: what each pass bought, judged on samples of --eval, which nothing was tuned on",
         "after             changes   SQNR              top-1 as float        certificate",
         "capture                     not quantizable   -",
         "fold-batch-norm   3         30.0 dB           87.5 % [52.9, 97.8]   outputs moved by 2.0e-07 of their "
@@ -59,10 +60,14 @@ def test_tables_and_verdict(capsys: pytest.CaptureFixture[str]):
 
 
 def test_nothing_lost(capsys: pytest.CaptureFixture[str]):
-    print_explanation(
-        make_console(), replace(FOUND, passes=(), layers=(), loss=Loss(math.inf, None), culprit=None)
+    exact = replace(FOUND, passes=(), layers=(), loss=Loss(math.inf, None), culprit=None, unseen=False)
+    print_explanation(make_console(), exact)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "onnx: what each pass bought, judged on calibration samples, which passes may have been tuned on (--eval "
+        "brings others)"
     )
-    assert capsys.readouterr().out.splitlines()[-1] == "Nothing is lost: the outputs are those of the float model."
+    assert lines[-1] == "Nothing is lost: the outputs are those of the float model."
 
 
 def test_a_loss_without_one_culprit(capsys: pytest.CaptureFixture[str]):
