@@ -88,7 +88,7 @@ class Workshop:
         return answers
 
     def bits(self, bits: int, rounding: str) -> dict[str, Any]:
-        arguments = (bits, rounding, weight_bits.RATIOS, False, self.limit, self.threads)
+        arguments = (self.folder, bits, rounding, weight_bits.RATIOS, False, self.limit, self.threads)
         line: dict[str, Any] = self._kept(
             self._name(WEIGHT_BITS, f"{bits}-{rounding}"), weight_bits.measure_line, *arguments
         )

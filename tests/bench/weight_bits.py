@@ -38,6 +38,7 @@ from fxedge.passes.split_outliers import SplitOutliers
 from real import nets
 from real.bootstrap import Estimate, estimate, share_equal
 from real.compiling import REAL_NETS
+from real.measuring import kept
 from torch import Tensor
 
 NET = "cifar10_resnet20"
@@ -53,11 +54,13 @@ def main() -> None:
     parser.add_argument("--per-tensor", action="store_true")
     args = parser.parse_args()
     pairs = [(bits, rounding) for bits in args.bits for rounding in args.rounding]
-    lines = [measure_line(bits, rounding, args.ratios, args.per_tensor) for bits, rounding in pairs]
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [measure_line(Path(folder), *pair, args.ratios, args.per_tensor) for pair in pairs]
     print(format_table(lines))
 
 
 def measure_line(
+    folder: Path,
     bits: int,
     rounding: str,
     ratios: Sequence[float] = RATIOS,
@@ -65,7 +68,8 @@ def measure_line(
     limit: int | None = None,
     threads: int = 2,
 ) -> dict[str, Any]:
-    """One line of the table as JSON takes it: the classes that each artifact gives and its bytes, by column."""
+    """One line of the table as JSON takes it: the classes that each artifact gives and its bytes, by column. Each
+    artifact's are kept in `folder`."""
     torch.set_num_threads(threads)
     bench = Bench.load(limit)
     cells: dict[str, dict[str, Any]] = {}
@@ -73,7 +77,9 @@ def measure_line(
         usual = LayerOptions(weight_bits=bits, weight_range=method, per_tensor=per_tensor)  # type: ignore[arg-type]
         for ratio in (0.0, *ratios):
             column = plain if ratio == 0 else f"{prefix}split {ratio:g} %"
-            cells[column] = bench.quantized(usual, ratio / 100, rounding)
+            parts = (NET, bits, rounding, method, f"{ratio:g}", "tensor" if per_tensor else "channel", limit)
+            path = folder / f"{'.'.join(map(str, parts))}.json"
+            cells[column] = kept(path, lambda u=usual, r=ratio: bench.quantized(u, r / 100, rounding))
     common = {"float": bench.float_classes.tolist(), "labels": bench.labels().tolist()}
     return {"bits": bits, "rounding": rounding, "per_tensor": per_tensor, "cells": cells, **common}
 

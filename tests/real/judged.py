@@ -17,7 +17,6 @@ from fxedge import Preprocess, from_arrays, open_dataset
 from fxedge.compiler.pipeline.accuracy import top1
 from fxedge.compiler.pipeline.data import Dataset
 from fxedge.compiler.pipeline.synthetic_data import synthetic_data
-from fxedge.models.rescale import rescale_layers
 from PIL import Image
 from torch import nn
 
@@ -46,14 +45,6 @@ class Judged:
     def synthetic(self) -> Dataset:
         """What the recipe data-free calibrates on where it is given no images."""
         return synthetic_data(self.preprocess.model_copy(update={"size": self.size}), ["x"])
-
-
-def rescaled_resnet20() -> nn.Module:
-    """ResNet-20 after S(1/32, 32) on what lies between the convolutions of each block: no output bit changes."""
-    model = nets.cifar10_resnet20()
-    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
-    rescale_layers(model, [(f"{block}.bn1", f"{block}.conv2") for block in blocks], 1 / 32, 32)
-    return model
 
 
 def _classifier(
@@ -117,6 +108,6 @@ JUDGED = {
     "mobilenet_v2_tf": _classifier(nets.mobilenet_v2_tf, "mobilenet_v3_small", (224, 224), first_class=1),
     "mobilenet_v3_small": _classifier(nets.mobilenet_v3_small, "mobilenet_v3_small", (224, 224)),
     "cifar10_resnet20": _classifier(nets.cifar10_resnet20, "cifar10_resnet20", (32, 32)),
-    "rescaled_resnet20": _classifier(rescaled_resnet20, "cifar10_resnet20", (32, 32)),
+    "rescaled_resnet20": _classifier(nets.rescaled_resnet20, "cifar10_resnet20", (32, 32)),
     "yolox_nano": _detector(),
 }

@@ -1,7 +1,7 @@
 """all-MiniLM-L6-v2, a BERT encoder of sentences (Wang et al., *MiniLM* (2020)), and the pairs that judge it.
 
-`minilm` is a factory for `fxedge compile tests/real/minilm.py:minilm`: token ids and their mask, int64
-[batch, tokens], to embeddings of length 1, float32 [batch, 384]. The product of two is their similarity.
+`minilm` builds the network: token ids and their mask, int64 [batch, tokens], to embeddings of length 1, float32
+[batch, 384]. The product of two is their similarity.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fxedge.models.checkpoints import load_checkpoint
+from fxedge.models.rescale import rescale_layers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -193,6 +194,14 @@ def mobilenet_v2_tf() -> nn.Module:
 def cifar10_resnet20() -> nn.Module:
     """ResNet-20 on CIFAR-10: input RGB / 255, ImageNet mean and std, 32 × 32."""
     return _loaded("cifar10_resnet20", _ResNet20)
+
+
+def rescaled_resnet20() -> nn.Module:
+    """ResNet-20 after S(1/32, 32) on what lies between the convolutions of each block: no output bit changes."""
+    model = cifar10_resnet20()
+    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
+    rescale_layers(model, [(f"{block}.bn1", f"{block}.conv2") for block in blocks], 1 / 32, 32)
+    return model
 
 
 def mobilenet_v3_small() -> nn.Module:

@@ -10,8 +10,8 @@ import pytest
 from .bootstrap import Estimate, difference, estimate, mean_precision, share_equal
 
 
-def _share(hits: int, total: int) -> Estimate:
-    return estimate(share_equal([1] * hits + [0] * (total - hits), [1] * total), total)
+def _share(hits: int, total: int, draws: int = 2000) -> Estimate:
+    return estimate(share_equal([1] * hits + [0] * (total - hits), [1] * total), total, draws)
 
 
 @pytest.mark.parametrize(("hits", "total"), [(800, 1000), (250, 500), (30, 100)])
@@ -23,7 +23,7 @@ def test_the_interval_of_a_share_is_that_of_the_normal_approximation(hits: int, 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
-    drawn = [_share(int(rng.binomial(200, 0.8)), 200) for _ in range(200)]
+    drawn = [_share(int(rng.binomial(200, 0.8)), 200, 300) for _ in range(200)]
     assert 0.91 <= np.mean([found.low <= 80 <= found.high for found in drawn]) <= 0.98
 
 
