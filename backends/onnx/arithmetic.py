@@ -50,17 +50,17 @@ from ...compiler.quant.qparams import QParams, dequantize, quantize
 
 def conv(call: KernelCall) -> Tensor:
     """QLinearConv."""
-    return _requantize(call, _with_bias(call, accumulate_conv(call), axis=1), axis=1)
+    return _requantize(call, accumulate_conv(call, _integer_bias(call)), axis=1)
 
 
 def conv_transpose(call: KernelCall) -> Tensor:
     """QLinearConv of the sub-pixel form (`emit_integer.conv_transpose`): the same sums, requantized alike."""
-    return _requantize(call, _with_bias(call, accumulate_conv_transpose(call), axis=1), axis=1)
+    return _requantize(call, accumulate_conv_transpose(call, _integer_bias(call)), axis=1)
 
 
 def linear(call: KernelCall) -> Tensor:
     """QGemm: x [..., in], weight [out, in]."""
-    return _requantize(call, _with_bias(call, accumulate_linear(call), axis=-1), axis=-1)
+    return _requantize(call, accumulate_linear(call, _integer_bias(call)), axis=-1)
 
 
 def matmul(call: KernelCall) -> Tensor:
@@ -265,22 +265,26 @@ def gelu(call: KernelCall) -> Tensor:
     return lookup(call, lambda x: F.gelu(x, approximate=approximate), quantize)
 
 
-def _with_bias(call: KernelCall, total: Tensor, axis: int) -> Tensor:
+def _integer_bias(call: KernelCall) -> Tensor | None:
     if call.bias is None:
-        return total
+        return None
     assert call.weight_qparams is not None
-    bias = integer_bias(call.bias, call.in_qparams[0], call.weight_qparams)
-    return total + channel_shape(bias, total.ndim, axis)
+    return integer_bias(call.bias, call.in_qparams[0], call.weight_qparams)
 
 
 def _requantize(call: KernelCall, total: Tensor, axis: int) -> Tensor:
+    """`total` is overwritten."""
     assert call.weight_qparams is not None
     multiplier = bias_scale(call.in_qparams[0], call.weight_qparams) / call.out_qparams.scale_tensor()
-    return _round(call, total.float() * channel_shape(multiplier, total.ndim, axis))
+    return _round(call, total.float().mul_(channel_shape(multiplier, total.ndim, axis)))
 
 
 def _round(call: KernelCall, scaled: Tensor) -> Tensor:
-    return (torch.round(scaled) + call.out_qparams.zero_point[0]).clamp(*call.clamp).to(torch.int32)
+    """`scaled` is overwritten."""
+    scaled.round_()
+    if (zero_point := call.out_qparams.zero_point[0]) != 0:
+        scaled.add_(zero_point)
+    return scaled.clamp_(*call.clamp).to(call.out_qparams.dtype)
 
 
 def _window_sum(

@@ -193,24 +193,26 @@ def pad(call: KernelCall) -> Tensor:
 
 
 def _fbgemm_requantize(call: KernelCall, total: Tensor, axis: int) -> Tensor:
+    """`total` is overwritten."""
     assert call.weight_qparams is not None
     scale = call.in_qparams[0].scale_tensor() * call.weight_qparams.scale_tensor()
     sums = total.float()
     if call.bias is not None:
         per_channel = call.weight_qparams.per_channel
         bias = call.bias / scale if per_channel else call.bias * (1.0 / scale.double()).float()
-        sums = sums + channel_shape(bias, total.ndim, axis)
+        sums.add_(channel_shape(bias, total.ndim, axis))
     multiplier = channel_shape(scale / call.out_qparams.scale_tensor(), total.ndim, axis)
-    return _finish(call, torch.round(sums * multiplier) + call.out_qparams.zero_point[0])
+    return _finish(call, sums.mul_(multiplier).round_().add_(call.out_qparams.zero_point[0]))
 
 
 def _onednn_requantize(call: KernelCall, total: Tensor, weight_scale: Tensor, axis: int) -> Tensor:
+    """`total` is overwritten."""
     in_scale = _through_reciprocal(call.in_qparams[0].scale_tensor())
-    real = total.float() * in_scale * channel_shape(weight_scale, total.ndim, axis)
+    real = total.float().mul_(in_scale).mul_(channel_shape(weight_scale, total.ndim, axis))
     if call.bias is not None:
-        real = real + channel_shape(call.bias, total.ndim, axis)
-    scaled = real * (1.0 / call.out_qparams.scale_tensor())
-    return _finish(call, torch.round(scaled + call.out_qparams.zero_point[0]))
+        real.add_(channel_shape(call.bias, total.ndim, axis))
+    real.mul_(1.0 / call.out_qparams.scale_tensor())
+    return _finish(call, real.add_(call.out_qparams.zero_point[0]).round_())
 
 
 def _through_reciprocal(scale: Tensor) -> Tensor:
@@ -244,4 +246,4 @@ def _by_vector(call: KernelCall, vectors: Tensor, rest: Tensor, lanes: int) -> T
 
 
 def _finish(call: KernelCall, integers: Tensor) -> Tensor:
-    return integers.clamp(*call.clamp).to(torch.int32)
+    return integers.clamp(*call.clamp).to(call.out_qparams.dtype)

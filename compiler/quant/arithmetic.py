@@ -1,6 +1,6 @@
 """Integer arithmetic shared by every target: exact sums, requantization, lookup tables.
 
-A *kernel* is a pure function from `KernelCall` to int32 integers: what a runtime's int8 kernel computes.
+A *kernel* is a pure function from `KernelCall` to integers: what a runtime's int8 kernel computes.
 Runtimes differ in how the bias enters, in the multiplier and in rounding; each backend builds its kernels
 from the pieces here and states in its `TargetSpec` how many LSB they may be off.
 
@@ -25,7 +25,8 @@ from .qparams import QParams, dequantize
 class KernelCall:
     """Everything that one integer kernel reads.
 
-    `inputs` are int32 tensors of integers, one `in_qparams` each; `attrs` the aten op's other arguments by
+    `inputs` are tensors of integers, one `in_qparams` each: int32, or for a layer (which has a `weight`, and reads
+    one) the type of `in_qparams`, as it takes floats from there. `attrs` are the aten op's other arguments by
     schema name (stride, padding, dim, …). `weight` holds int32 integers in the aten op's layout, `bias`
     float32 [out] (or int32 integers of scale s_x·s_w where the target says so). `clamp` are the integer bounds
     in force at the output: the dtype's own, narrowed by a fused relu, relu6 or hardtanh.
@@ -43,7 +44,11 @@ class KernelCall:
 
 Kernel = Callable[[KernelCall], Tensor]
 
+_CONVS = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
 _EXACT_IN_FLOAT32 = 2**24
+_WRAPS = 2**31
 
 
 def centered(call: KernelCall, index: int = 0) -> Tensor:
@@ -51,63 +56,57 @@ def centered(call: KernelCall, index: int = 0) -> Tensor:
     return call.inputs[index] - call.in_qparams[index].zero_point[0]
 
 
-def sum_dtype(weight: Tensor, largest_input: int, out_axis: int = 0) -> torch.dtype:
-    """The narrowest float type in which every partial sum of input · weight is exact."""
+def largest_sum(weight: Tensor, largest_input: int, out_axis: int = 0, bias: Tensor | None = None) -> int:
+    """A bound that no partial sum of input · weight + bias exceeds in magnitude."""
     per_channel = weight.abs().transpose(0, out_axis).flatten(1).sum(1, dtype=torch.int64)
-    bound = int(per_channel.max()) * largest_input
-    return torch.float32 if bound < _EXACT_IN_FLOAT32 else torch.float64
+    added = 0 if bias is None else int(bias.to(torch.int64).abs().max())
+    return int(per_channel.max()) * largest_input + added
 
 
-def accumulate_conv(call: KernelCall) -> Tensor:
-    """Exact int32 sums of a convolution (1d, 2d, 3d; grouped, dilated, asymmetric padding by zero point).
+def accumulate_conv(call: KernelCall, bias: Tensor | None = None) -> Tensor:
+    """Exact sums of a convolution (1d, 2d, 3d; grouped, dilated, asymmetric padding by zero point) and of the
+    integers `bias` [out].
 
     Returns:
-        int32 [batch, out, *spatial].
+        integers in float32 or float64 [batch, out, *spatial].
     """
-    assert call.weight is not None
-    x, attrs = centered(call), call.attrs
-    kind = sum_dtype(call.weight, _largest(call))
-    conv = (F.conv1d, F.conv2d, F.conv3d)[call.weight.ndim - 3]
-    total = conv(
-        x.to(kind),
-        call.weight.to(kind),
-        None,
-        attrs["stride"],
-        attrs["padding"],
-        attrs["dilation"],
-        attrs["groups"],
-    )
-    return total.to(torch.int32)
+    attrs = call.attrs
+    places = [attrs[key] for key in ("stride", "padding", "dilation", "groups")]
+    return _exactly(call, lambda x, weight, b: _CONVS[weight.ndim - 3](x, weight, b, *places), bias)
 
 
-def accumulate_conv_transpose(call: KernelCall) -> Tensor:
-    """Exact int32 sums of a transposed convolution; weight is [in, out / groups, *kernel]."""
-    assert call.weight is not None
-    x, attrs = centered(call), call.attrs
-    conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[call.weight.ndim - 3]
-    total = conv(
-        x.double(),
-        call.weight.double(),
-        None,
-        attrs["stride"],
-        attrs["padding"],
-        attrs["output_padding"],
-        attrs["groups"],
-        attrs["dilation"],
-    )
-    return total.to(torch.int32)
+def accumulate_conv_transpose(call: KernelCall, bias: Tensor | None = None) -> Tensor:
+    """Exact sums of a transposed convolution, as `accumulate_conv`; weight is [in, out / groups, *kernel]."""
+    attrs = call.attrs
+    places = [attrs[key] for key in ("stride", "padding", "output_padding", "groups", "dilation")]
+    return _exactly(call, lambda x, weight, b: _TRANSPOSED[weight.ndim - 3](x, weight, b, *places), bias, 1)
 
 
-def accumulate_linear(call: KernelCall) -> Tensor:
-    """Exact int32 sums of x · weightᵀ: x [..., in], weight [out, in] -> [..., out]."""
-    assert call.weight is not None
-    kind = sum_dtype(call.weight, _largest(call))
-    return F.linear(centered(call).to(kind), call.weight.to(kind)).to(torch.int32)
+def accumulate_linear(call: KernelCall, bias: Tensor | None = None) -> Tensor:
+    """Exact sums of x · weightᵀ + bias, as `accumulate_conv`: x [..., in], weight [out, in] -> [..., out]."""
+    return _exactly(call, F.linear, bias)
 
 
 def accumulate_matmul(call: KernelCall) -> Tensor:
-    """Exact int32 sums of a @ b, both of them activations."""
-    return torch.matmul(centered(call, 0).double(), centered(call, 1).double()).to(torch.int32)
+    """Exact sums of a @ b, both of them activations; integers in float32 or float64."""
+    bound = call.inputs[0].shape[-1] * _largest(call, 0) * _largest(call, 1)
+    kind = torch.float32 if bound < _EXACT_IN_FLOAT32 else torch.float64
+    return torch.matmul(centered(call, 0).to(kind), centered(call, 1).to(kind))
+
+
+def _exactly(
+    call: KernelCall, op: Callable[[Tensor, Tensor, Tensor | None], Tensor], bias: Tensor | None, out_axis: int = 0
+) -> Tensor:
+    """`op` of the centered input, the weight and the bias, in the narrowest float type that holds every partial
+    sum; what int32 cannot hold wraps around, as it does in the runtimes."""
+    assert call.weight is not None
+    bound = largest_sum(call.weight, _largest(call), out_axis, bias)
+    kind = torch.float32 if bound < _EXACT_IN_FLOAT32 else torch.float64
+    x = call.inputs[0].to(kind)
+    if (zero_point := call.in_qparams[0].zero_point[0]) != 0:
+        x.sub_(zero_point)
+    total = op(x, call.weight.to(kind), None if bias is None else bias.to(kind))
+    return total if bound < _WRAPS else total.to(torch.int64).to(torch.int32).to(kind)
 
 
 def lookup(call: KernelCall, function: Callable[[Tensor], Tensor], quantize: Callable[..., Tensor]) -> Tensor:
@@ -166,6 +165,6 @@ def channel_shape(values: Tensor, ndim: int, axis: int) -> Tensor:
     return values.reshape(shape)
 
 
-def _largest(call: KernelCall) -> int:
-    qp = call.in_qparams[0]
+def _largest(call: KernelCall, index: int = 0) -> int:
+    qp = call.in_qparams[index]
     return max(qp.qmax - qp.zero_point[0], qp.zero_point[0] - qp.qmin)

@@ -1,8 +1,9 @@
 """Integer-exact simulation: run a program with the target's own arithmetic.
 
-Integer values are int32 tensors; float steps run as plain aten ops in float32. With `forced`, each integer value
-is compared-then-replaced: it is computed from the runtime's own inputs, recorded, and the runtime's integers go
-on to the next step, which is what the node-by-node check needs.
+Integer values wait in the 8-bit types that they have; float steps run as plain aten ops in float32. A layer runs
+on a few samples at a time, whose sums stay in the processor's cache. With `forced`, each integer value is
+compared-then-replaced: it is computed from the runtime's own inputs, recorded, and the runtime's integers go on to
+the next step, which is what the node-by-node check needs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ..ir.constants import constant
 from .arithmetic import KernelCall
 from .program import DequantizeStep, FloatStep, IntegerStep, Program, QuantizeStep, Step
 from .qparams import dequantize
+
+_AT_A_TIME = 2**20  # elements that a layer reads or gives in one piece, roughly
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ def simulate(
         for position, step in enumerate(program.steps):
             result = run_step(program, step, values)
             if step.name in wanted:
-                kept[step.name] = result
-            values[step.name] = forced[step.name].to(torch.int32) if step.name in forced else result
+                kept[step.name] = result.to(torch.int32)
+            values[step.name] = forced[step.name].to(result.dtype) if step.name in forced else result
             for name in last_use.get(position, ()):
                 values.pop(name, None)
         outputs = {name: _output(program, values, value) for name, value in program.outputs.items()}
@@ -63,32 +66,45 @@ def simulate(
 
 
 def run_integer_step(step: IntegerStep, inputs: Sequence[Tensor], attrs: Mapping[str, Any]) -> Tensor:
-    """The integers that `step` gives for the integers `inputs`, int32; `attrs` are its arguments as numbers."""
+    """The integers that `step` gives for the integers `inputs`, in its output's own type; `attrs` are its
+    arguments as numbers."""
+    samples = _samples_at_a_time(step, inputs)
+    if samples is None:
+        return _run_kernel(step, inputs, attrs)
+    return torch.cat([_run_kernel(step, [part], attrs) for part in inputs[0].split(samples)])
+
+
+def _samples_at_a_time(step: IntegerStep, inputs: Sequence[Tensor]) -> int | None:
+    """How many elements of axis 0 a layer takes at a time, where they are samples that have nothing to do with
+    each other; None: all."""
+    if step.weight is None or inputs[0].ndim < step.weight.ndim or not inputs[0].numel():
+        return None
+    channels = inputs[0].shape[1 if step.weight.ndim > 2 else -1]
+    widest = inputs[0][0].numel() // channels * max(channels, step.weight.shape[0])
+    samples = max(1, _AT_A_TIME // widest)
+    return samples if samples < len(inputs[0]) else None
+
+
+def _run_kernel(step: IntegerStep, inputs: Sequence[Tensor], attrs: Mapping[str, Any]) -> Tensor:
+    weight = None if step.weight is None else step.weight.to(torch.int32)
+    values = tuple(inputs) if weight is not None else tuple(value.to(torch.int32) for value in inputs)
+    qparams = step.in_qparams, step.out_qparams
     result = step.rule.kernel(
-        KernelCall(
-            tuple(value.to(torch.int32) for value in inputs),
-            step.in_qparams,
-            step.out_qparams,
-            step.clamp,
-            attrs,
-            None if step.weight is None else step.weight.to(torch.int32),
-            step.weight_qparams,
-            step.bias,
-        )
+        KernelCall(values, *qparams, step.clamp, attrs, weight, step.weight_qparams, step.bias)
     )
-    if step.channel_low is None and step.channel_high is None:
-        return result
-    return result.clamp(step.channel_low, step.channel_high)
+    if step.channel_low is not None or step.channel_high is not None:
+        result = result.clamp(step.channel_low, step.channel_high)
+    return result.to(step.out_qparams.dtype)
 
 
 def run_step(program: Program, step: Step, values: Mapping[str, Any]) -> Any:
-    """What one step gives for `values` (by name): int32 integers, or a float value."""
+    """What one step gives for `values` (by name): integers in their own type, or a float value."""
     match step:
         case IntegerStep():
             attrs = fx.map_arg(dict(step.attrs), lambda size: values[size.name])
             return run_integer_step(step, [values[name] for name in step.inputs], attrs)
         case QuantizeStep():
-            return program.spec.quantize(values[step.source], step.qparams)
+            return program.spec.quantize(values[step.source], step.qparams).to(step.qparams.dtype)
         case DequantizeStep():
             return dequantize(values[step.source], step.qparams)
         case FloatStep():
@@ -112,7 +128,7 @@ def run_node(gm: fx.GraphModule, node: fx.Node, values: Mapping[str, Any]) -> An
 
 def _output(program: Program, values: Mapping[str, Any], name: str) -> Tensor:
     if name in values:
-        return values[name]
+        return values[name].to(torch.int32) if name in program.integer_values() else values[name]
     node = next(node for node in program.gm.graph.nodes if node.name == name)
     found = constant(program.gm, node)
     assert found is not None

@@ -41,8 +41,7 @@ def walk(
                 step = visit(step, [[held[name] for held in values] for name in step.inputs])
                 steps[position] = step
             for held in values:
-                result = run_step(program, step, held)
-                held[step.name] = result.to(step.out_qparams.dtype) if isinstance(step, IntegerStep) else result
+                held[step.name] = run_step(program, step, held)
                 for name in last_use.get(position, ()):
                     held.pop(name, None)
             advance(position + 1)

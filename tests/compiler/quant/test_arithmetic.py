@@ -12,8 +12,8 @@ from fxedge.compiler.quant.arithmetic import (
     accumulate_matmul,
     centered,
     channel_shape,
+    largest_sum,
     lookup,
-    sum_dtype,
 )
 from fxedge.compiler.quant.qparams import QParams, dequantize, quantize
 from hypothesis import given
@@ -74,7 +74,7 @@ def test_conv_sums_are_those_of_the_definition(x_shape, weight_shape, attrs):
     """Padding adds the zero point, which is 0 after centering."""
     x, weight = integers(0, 255, *x_shape), integers(-127, 127, *weight_shape, seed=1)
     actual = accumulate_conv(call(x, weight=weight, **attrs))
-    assert actual.dtype == torch.int32
+    assert actual.dtype == torch.float32
     np.testing.assert_array_equal(actual, direct_conv(x.numpy().astype(np.int64) - 100, weight.numpy(), attrs))
 
 
@@ -120,26 +120,58 @@ def test_sums_beyond_float32_are_exact(kind, monkeypatch):
         return int(accumulate_conv(call(x[..., None], weight=weight[..., None], zero_point=0, **attrs)))
 
     assert total() == 127 * 255 * 4095
-    monkeypatch.setattr(arithmetic, "sum_dtype", lambda *args: torch.float32)
+    monkeypatch.setattr(arithmetic, "_EXACT_IN_FLOAT32", 2**40)
     assert total() != 127 * 255 * 4095
 
 
 def test_matmul_beyond_float32_is_exact():
+    """256 products of 255 · 255 stay below 2**24, 4095 do not."""
     x = torch.full((1, 4095), 255, dtype=torch.int32)
     assert int(accumulate_matmul(call(x, x.T, zero_point=0))) == 255 * 255 * 4095
+    few = x[:, :256]
+    narrow = accumulate_matmul(call(few, few.T, zero_point=0))
+    assert narrow.dtype == torch.float32
+    assert int(narrow) == 255 * 255 * 256
 
 
-def test_sum_dtype_looks_at_the_worst_channel():
+def test_the_largest_sum_is_that_of_the_worst_channel():
     weight = torch.zeros(2, 1024, dtype=torch.int32)
-    assert sum_dtype(weight, 255) is torch.float32
-    weight[1] = 127
-    assert sum_dtype(weight, 255) is torch.float64
-    assert sum_dtype(weight, 128) is torch.float32
-    assert sum_dtype(weight[:, :1].T.contiguous(), 255, out_axis=1) is torch.float32
-    assert sum_dtype(weight.T.contiguous(), 255, out_axis=1) is torch.float64
-    exactly = torch.tensor([[2**16]], dtype=torch.int32)
-    assert sum_dtype(exactly, 2**8) is torch.float64
-    assert sum_dtype(exactly - 1, 2**8) is torch.float32
+    weight[1] = -127
+    assert largest_sum(weight, 255) == 127 * 255 * 1024
+    assert largest_sum(weight, 255, out_axis=1) == 127 * 255
+    assert (
+        largest_sum(weight, 255, bias=torch.tensor([3, -(2**31)], dtype=torch.int32)) == 127 * 255 * 1024 + 2**31
+    )
+
+
+def odd_sums_with_bias() -> tuple[Tensor, Tensor, Tensor]:
+    """An odd sum that only the bias takes above 2**24."""
+    weight, x = torch.ones(1, 3, dtype=torch.int32), torch.tensor([[255, 255, 253]], dtype=torch.int32)
+    return x, weight, torch.tensor([2**24], dtype=torch.int32)
+
+
+def test_the_bias_enters_the_sums_exactly(monkeypatch):
+    x, weight, bias = odd_sums_with_bias()
+    assert int(accumulate_linear(call(x, weight=weight, zero_point=0), bias)) == 2**24 + 763
+    attrs = {"stride": [1], "padding": [0], "dilation": [1], "groups": 1}
+    conv = call(x[..., None], weight=weight[..., None], zero_point=0, **attrs)
+    assert int(accumulate_conv(conv, bias)) == 2**24 + 763
+    up = call(x[..., None], weight=weight.T[..., None], zero_point=0, output_padding=[0], **attrs)
+    assert int(accumulate_conv_transpose(up, bias)) == 2**24 + 763
+    monkeypatch.setattr(arithmetic, "_EXACT_IN_FLOAT32", 2**40)
+    assert int(accumulate_linear(call(x, weight=weight, zero_point=0), bias)) != 2**24 + 763
+
+
+def test_a_sum_beyond_int32_wraps_around():
+    x, weight, _ = odd_sums_with_bias()
+    bias = torch.tensor([2**31 - 1], dtype=torch.int32)
+    assert int(accumulate_linear(call(x, weight=weight, zero_point=0), bias)) == 763 - 1 - 2**31
+
+
+def test_a_layer_reads_integers_of_any_type():
+    x, weight = integers(0, 255, 2, 40), integers(-127, 127, 5, 40, seed=1)
+    narrow = accumulate_linear(call(x.to(torch.uint8), weight=weight))
+    assert torch.equal(narrow, accumulate_linear(call(x, weight=weight)))
 
 
 @pytest.mark.parametrize("zero_point", [0, 100, 255])

@@ -9,6 +9,7 @@ import torch
 from fxedge.compiler.ir.ops import aten
 from fxedge.compiler.ir.passes import evaluate, run_passes
 from fxedge.compiler.ir.qops import DQ, Q
+from fxedge.compiler.quant import simulate as simulate_module
 from fxedge.compiler.quant.program import FloatStep, IntegerStep, QuantizeStep, build_program
 from fxedge.compiler.quant.simulate import reads, run_integer_step, run_node, simulate
 from fxedge.passes.clean_qdq import CleanQdq
@@ -180,7 +181,7 @@ def test_values_are_freed_after_their_last_reader():
     def watched(call):
         gc.collect()
         most.append(sum(ref() is not None for ref in alive))
-        result = conv(call)
+        result = conv(call).to(call.out_qparams.dtype)
         alive.append(weakref.ref(result))
         return result
 
@@ -191,6 +192,36 @@ def test_values_are_freed_after_their_last_reader():
     assert most == [0, 1, 1]
     gc.collect()
     assert sum(ref() is not None for ref in alive) == 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "batched"),
+    [
+        (nn.Conv2d(4, 6, 3), (5, 4, 8, 8), True),
+        (nn.Conv2d(4, 6, 3), (4, 8, 8), False),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2), (5, 4, 8, 8), True),
+        (nn.Linear(8, 3), (5, 6, 8), True),
+    ],
+    ids=["conv", "conv-without-batch", "transposed", "linear-on-rows"],
+)
+def test_a_layer_gives_the_same_for_few_samples_at_a_time(layer, shape, batched, monkeypatch):
+    lowered = lower(layer, grid(*shape) if batched else grid(1, *shape))
+    step = next(step for step in lowered.program.steps if isinstance(step, IntegerStep))
+    x = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def watched(call):
+        seen.append(len(call.inputs[0]))
+        return step.rule.kernel(call)
+
+    watching = dataclasses.replace(step, rule=dataclasses.replace(step.rule, kernel=watched))
+    results = []
+    for at_a_time in (1, 10**9):
+        monkeypatch.setattr(simulate_module, "_AT_A_TIME", at_a_time)
+        results.append(run_integer_step(watching, [x], step.attrs))
+    assert seen == ([1] * 5 + [5] if batched else [4, 4])
+    assert results[0].dtype == step.out_qparams.dtype
+    assert torch.equal(*results)
 
 
 def test_the_targets_quantize_step_is_used():
