@@ -8,11 +8,26 @@ blocks, so that most work is matrix products.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 _BLOCK = 64
+_EXACT_ROWS = 256  # as many products of 255 · 255 as float32 adds up exactly
 _DAMPING = 0.01  # added to the diagonal of H, times its mean (the paper's)
+
+
+def gram(rows: Iterable[Tensor]) -> Tensor:
+    """X'X of all `rows` together, each float32 [groups, rows, fan-in] of integers in [-255, 255]: exact, float64
+    [groups, fan-in, fan-in]."""
+    total: Tensor | None = None
+    for batch in rows:
+        for part in batch.split(_EXACT_ROWS, 1):
+            product = part.transpose(1, 2) @ part
+            total = product.double() if total is None else total.add_(product)
+    assert total is not None
+    return total
 
 
 def round_by_hessian(hessian: Tensor, real: Tensor, start: Tensor, low: int, high: int) -> Tensor:

@@ -7,7 +7,7 @@ between its elements, kernel turned around) and linear. One row is what one outp
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,41 +21,47 @@ from ..compiler.quant.program import IntegerStep
 
 @dataclass(frozen=True, slots=True)
 class LayerRows:
-    """The rows of `step` for its integer inputs and the float layer's outputs before the activation, one of each
-    for each batch. `positions` is how many output positions of a sample are taken, at random (all, if fewer)."""
+    """The rows of `step` for its integer inputs, one tensor for each batch. `positions` is how many output
+    positions of a sample are taken, at random (all, if fewer), the same ones each time."""
 
     step: IntegerStep
     inputs: Sequence[Tensor]
-    outputs: Sequence[Tensor]
     positions: int
     seed: int
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each batch, in units of one integer step: the integers less the zero point that the weights multiply
-        [groups, rows, fan-in], and what they should make of them, bias taken off [groups, rows, outputs]. The
-        same rows each time."""
-        generator = torch.Generator().manual_seed(self.seed)
-        for x, y in zip(self.inputs, self.outputs, strict=True):
-            yield self._rows(x, y, generator)
+    def integers(self) -> Iterator[Tensor]:
+        """Of each batch, the integers less the zero point that the weights multiply, sample after sample: float32
+        [groups, rows, fan-in]."""
+        groups = groups_of(self.step)
+        for x, chosen in zip(self.inputs, self._chosen(), strict=True):
+            patches = _patches(self.step, x, chosen)
+            samples, channels, rows, kernel = patches.shape
+            split = patches.reshape(samples, groups, channels // groups, rows, kernel).permute(1, 0, 3, 2, 4)
+            integers = split.reshape(groups, samples * rows, -1).float()
+            yield integers.sub_(self.step.in_qparams[0].zero_point[0])
 
-    def _rows(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        groups, spatial = groups_of(self.step), OPS[self.step.anchor.target].spatial  # type: ignore[index]
-        centered = (x.to(torch.int32) - self.step.in_qparams[0].zero_point[0]).float()
-        if spatial == 0:
-            patches, wanted = centered.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-            chosen = _choose(len(patches), self.positions * (len(x) if x.ndim > 2 else len(patches)), generator)
-            patches, wanted = patches[chosen], wanted[chosen]
-        else:
-            if x.ndim == spatial + 1:
-                centered, y = centered.unsqueeze(0), y.unsqueeze(0)
-            chosen = _choose(y[0, 0].numel(), self.positions, generator)
-            patches = _patches(self.step, centered, chosen)
-            wanted = y.flatten(2)[:, :, chosen].movedim(1, 2).flatten(0, 1)
-        units = (wanted - bias_value(self.step)) / unit(self.step)
-        return (
-            patches.reshape(len(patches), groups, -1).movedim(1, 0).contiguous(),
-            units.reshape(len(units), groups, -1).movedim(1, 0).contiguous(),
-        )
+    def outputs(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The same rows of the layer's outputs `values`, one tensor for each batch: [samples, rows, outputs]."""
+        spatial = _spatial(self.step)
+        for value, chosen in zip(values, self._chosen(), strict=True):
+            if spatial == 0:
+                yield _with_samples(value)[:, chosen]
+            else:
+                batched = value if value.ndim == spatial + 2 else value.unsqueeze(0)
+                yield batched.flatten(2)[:, :, chosen].transpose(1, 2)
+
+    def wanted(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
+        """What the weights should make of `integers`, for the outputs wanted of the layer: bias taken off, in
+        units of one integer step, [groups, rows, outputs]."""
+        for rows in self.outputs(values):
+            units = ((rows - bias_value(self.step)) / unit(self.step)).flatten(0, 1)
+            yield units.reshape(len(units), groups_of(self.step), -1).movedim(1, 0).contiguous()
+
+    def _chosen(self) -> Iterator[Tensor]:
+        """For each batch, indices of output positions in order."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for x in self.inputs:
+            yield _choose(_positions_of(self.step, x), self.positions, generator)
 
 
 def _choose(count: int, wanted: int, generator: torch.Generator) -> Tensor:
@@ -65,38 +71,88 @@ def _choose(count: int, wanted: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=generator)[:wanted].sort().values
 
 
-def _patches(step: IntegerStep, x: Tensor, chosen: Tensor) -> Tensor:
-    """What the output positions `chosen` read: [batch · chosen, channels, kernel positions]."""
+def _spatial(step: IntegerStep) -> int:
+    return OPS[step.anchor.target].spatial  # type: ignore[index]
+
+
+def _with_samples(x: Tensor) -> Tensor:
+    """What a linear reads or gives as [samples, positions, features]."""
+    return x.reshape(len(x) if x.ndim > 1 else 1, -1, x.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Where a convolution reads along one spatial axis: output position i reads `i * stride + k * dilation` of an
+    input of which neighbours stand `spread` apart, with `before` and `after` positions of padding around it."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    spread: int
+    before: int
+    after: int
+
+    @property
+    def padded(self) -> int:
+        return (self.size - 1) * self.spread + 1 + self.before + self.after
+
+    @property
+    def positions(self) -> int:
+        return (self.padded - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+
+
+def _axes(step: IntegerStep, x: Tensor) -> list[_Axis]:
     assert step.weight is not None
     kernel, attrs = step.weight.shape[2:], step.attrs
-    dilation, stride, padding = list(attrs["dilation"]), list(attrs["stride"]), list(attrs["padding"])
-    ends = padding
-    if step.anchor.target in CONV_TRANSPOSE:
-        x = _spread(x, stride)
-        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        padding = [r - p for r, p in zip(reach, padding, strict=True)]
-        ends = [p + e for p, e in zip(padding, attrs["output_padding"], strict=True)]
-        stride = [1] * len(stride)
-    x = F.pad(x, [side for pair in reversed(list(zip(padding, ends, strict=True))) for side in pair])
-    parts = []
-    for offset in itertools.product(*(range(size) for size in kernel)):
-        part = x
-        for axis, place in enumerate(offset):
-            reach_here = dilation[axis] * (kernel[axis] - 1)
-            count = (x.shape[axis + 2] - reach_here - 1) // stride[axis] + 1
-            start = place * dilation[axis]
-            part = part.narrow(axis + 2, start, (count - 1) * stride[axis] + 1)
-            part = part[(slice(None),) * (axis + 2) + (slice(None, None, stride[axis]),)]
-        parts.append(part.flatten(2)[:, :, chosen])
-    return torch.stack(parts, -1).movedim(1, 2).flatten(0, 1)
+    sizes = x.shape[-len(kernel) :]
+    each = zip(sizes, kernel, attrs["stride"], attrs["dilation"], attrs["padding"], strict=True)
+    if step.anchor.target not in CONV_TRANSPOSE:
+        return [_Axis(n, k, s, d, 1, p, p) for n, k, s, d, p in each]
+    margins = [(n, k, s, d, d * (k - 1) - p) for n, k, s, d, p in each]
+    ends = attrs["output_padding"]
+    return [_Axis(n, k, 1, d, s, m, m + end) for (n, k, s, d, m), end in zip(margins, ends, strict=True)]
 
 
-def _spread(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """`stride - 1` zeros between neighbours on each spatial axis."""
-    sizes = [(size - 1) * s + 1 for size, s in zip(x.shape[2:], stride, strict=True)]
-    wide = x.new_zeros(*x.shape[:2], *sizes)
-    wide[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = x
-    return wide
+def _positions_of(step: IntegerStep, x: Tensor) -> int:
+    """Output positions of a sample."""
+    if _spatial(step) == 0:
+        return _with_samples(x).shape[1]
+    return math.prod(axis.positions for axis in _axes(step, x))
+
+
+def _patches(step: IntegerStep, x: Tensor, chosen: Tensor) -> Tensor:
+    """The integers that the output positions `chosen` read: [samples, channels, chosen, kernel positions]."""
+    if _spatial(step) == 0:
+        return _with_samples(x)[:, chosen].transpose(1, 2).unsqueeze(-1)
+    axes = _axes(step, x)
+    x = x if x.ndim == len(axes) + 2 else x.unsqueeze(0)
+    places = _places(axes, chosen)
+    flat = _padded(x, axes, step.in_qparams[0].zero_point[0]).flatten(2)
+    found = flat.gather(2, places.flatten().expand(*flat.shape[:2], -1))
+    return found.unflatten(2, places.shape)
+
+
+def _places(axes: Sequence[_Axis], chosen: Tensor) -> Tensor:
+    """Indices into the padded input, its spatial axes as one: [chosen, kernel positions]."""
+    starts = torch.unravel_index(chosen, [axis.positions for axis in axes])
+    places = torch.zeros(len(chosen), 1, dtype=torch.int64)
+    for axis, start in zip(axes, starts, strict=True):
+        offsets = torch.arange(axis.kernel) * axis.dilation
+        along = (start * axis.stride)[:, None] + offsets
+        places = (places[:, :, None] * axis.padded + along[:, None]).flatten(1)
+    return places
+
+
+def _padded(x: Tensor, axes: Sequence[_Axis], zero_point: int) -> Tensor:
+    """The integers `x` with zeros between them and around them, in their own type."""
+    if any(axis.spread > 1 for axis in axes):
+        sizes = [(axis.size - 1) * axis.spread + 1 for axis in axes]
+        wide = torch.full((*x.shape[:2], *sizes), zero_point, dtype=x.dtype)
+        wide[(slice(None), slice(None), *(slice(None, None, axis.spread) for axis in axes))] = x
+        x = wide
+    margins = [side for axis in reversed(axes) for side in (axis.before, axis.after)]
+    return F.pad(x, margins, value=zero_point) if any(margins) else x
 
 
 def groups_of(step: IntegerStep) -> int:

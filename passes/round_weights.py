@@ -32,7 +32,7 @@ from ..compiler.quant.program import IntegerStep, build_program
 from ..compiler.quant.qparams import QParams
 from ..compiler.quant.walk import FloatWalk, take_batches, walk
 from ._adaround import Problem, learn_rounding
-from ._gptq import round_by_hessian
+from ._gptq import gram, round_by_hessian
 from ._layer_rows import LayerRows, by_group, from_groups, output_bounds
 
 Method = Literal["nearest", "gptq", "adaround"]
@@ -68,9 +68,11 @@ class RoundWeights:
         steps = [step for step in program.steps if isinstance(step, IntegerStep) and step.anchor.target in OPS]
         found = {step.anchor: _match(gm, ctx.reference, step) for step in steps}
         layers = {node: real for node, real in found.items() if isinstance(real, Tensor)}
-        floats = FloatWalk(ctx.reference, batches, [node.name for node in layers])
+        floats, positions = None, self.positions
+        if self.method == "adaround":
+            floats = FloatWalk(ctx.reference, batches, [node.name for node in layers])
+            positions = min(positions, _LEARNED)
         samples = sum(len(batch[0]) for batch in batches)
-        positions = min(self.positions, _LEARNED) if self.method == "adaround" else self.positions
         rounding = _Rounding(self, floats, layers, max(1, positions // samples), ctx.seed)
         walk(program, batches, rounding.visit, ctx.progress)
         for node, weight in rounding.changed.items():
@@ -121,10 +123,10 @@ def _stored_name(node: fx.Node) -> str:
 
 @dataclass(slots=True)
 class _Rounding:
-    """Visits the layers in order; `changed` holds the new integers by layer."""
+    """Visits the layers in order; `changed` holds the new integers by layer. Learning knows the float values."""
 
     options: RoundWeights
-    floats: FloatWalk
+    floats: FloatWalk | None
     layers: dict[fx.Node, Tensor]
     positions: int
     seed: int
@@ -136,7 +138,7 @@ class _Rounding:
         if node not in self.layers:
             return step
         if node not in self.seen:  # else it is quantized twice, with other parameters
-            rows = LayerRows(step, inputs[0], self.floats.value(node.name), self.positions, self.seed)
+            rows = LayerRows(step, inputs[0], self.positions, self.seed)
             self.seen[node] = dataclasses.replace(step, weight=self._rounded(step, rows))
         weight = self.seen[node].weight
         assert weight is not None
@@ -155,20 +157,18 @@ class _Rounding:
             shape[qp.axis] = -1
         real = by_group(step, self.layers[step.anchor].double() / qp.scale_tensor().double().reshape(shape))
         start = by_group(step, step.weight.double())
-        choose = self._learned if self.options.method == "adaround" else _by_hessian
-        return from_groups(step, choose(rows, real, start, qp)).to(step.weight.dtype)
+        if self.floats is None:
+            found = round_by_hessian(gram(rows.integers()), real, start, qp.qmin, qp.qmax)
+        else:
+            found = self._learned(rows, self.floats.value(step.anchor.name), real, start, qp)
+        return from_groups(step, found).to(step.weight.dtype)
 
-    def _learned(self, rows: LayerRows, real: Tensor, start: Tensor, qp: QParams) -> Tensor:
-        inputs, wanted = zip(*rows, strict=True)
-        problem = Problem(torch.cat(inputs, 1), torch.cat(wanted, 1), *output_bounds(rows.step))
+    def _learned(
+        self, rows: LayerRows, values: Sequence[Tensor], real: Tensor, start: Tensor, qp: QParams
+    ) -> Tensor:
+        integers, wanted = torch.cat(list(rows.integers()), 1), torch.cat(list(rows.wanted(values)), 1)
+        problem = Problem(integers, wanted, *output_bounds(rows.step))
         generator = torch.Generator().manual_seed(self.seed)
         found = learn_rounding(problem, real, qp.qmin, qp.qmax, self.options.iterations, generator)
         better = problem.errors(found) < problem.errors(start.float())
         return torch.where(better[:, None], found.double(), start)
-
-
-def _by_hessian(rows: LayerRows, real: Tensor, start: Tensor, qp: QParams) -> Tensor:
-    hessian = torch.zeros(1, dtype=torch.float64)
-    for x, _ in rows:
-        hessian = hessian + x.transpose(1, 2) @ x
-    return round_by_hessian(hessian, real, start, qp.qmin, qp.qmax)

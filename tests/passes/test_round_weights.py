@@ -12,6 +12,7 @@ from fxedge.compiler.quant.program import IntegerStep, build_program
 from fxedge.compiler.quant.qparams import quantize
 from fxedge.compiler.quant.target import TargetSpec
 from fxedge.compiler.quant.walk import walk
+from fxedge.passes._gptq import gram
 from fxedge.passes._layer_rows import LayerRows, by_group, from_groups
 from fxedge.passes.clean_qdq import CleanQdq
 from fxedge.passes.insert_qdq import InsertQdq
@@ -149,7 +150,8 @@ def test_rows_times_weights_are_the_layer(layer, shape):
     grouped = by_group(step, step.weight.float())
     assert torch.equal(from_groups(step, grouped), step.weight.float())
     for positions in (3, 10**6):
-        ((rows, wanted),) = LayerRows(step, [integers], [output], positions, 0)
+        layer_rows = LayerRows(step, [integers], positions, 0)
+        (rows,), (wanted,) = layer_rows.integers(), layer_rows.wanted([output])
         assert rows.shape[1] == wanted.shape[1]
         torch.testing.assert_close(rows @ grouped, wanted, rtol=1e-4, atol=0.05)
     assert wanted.numel() == output.numel()
@@ -243,3 +245,12 @@ def test_learned_rounding_is_nearer_after_the_activation(spec):
     assert (integers["adaround"] - integers["nearest"]).abs().max() == 1
     assert integers["adaround"].abs().max() <= 7
     assert torch.equal(integers["again"], integers["adaround"])
+
+
+def test_the_hessian_is_exact():
+    """Sums of 255 · 255 over 600 rows are beyond what float32 adds up; 255 · 254 + … makes them odd."""
+    rows = torch.full((2, 600, 3), 255.0)
+    rows[:, ::2, 1] = -254.0
+    expected = rows.double().transpose(1, 2) @ rows.double()
+    assert int(expected[0, 0, 0]) > 2**24
+    assert torch.equal(gram([rows[:, :400], rows[:, 400:]]), expected)
