@@ -80,7 +80,10 @@ class SmoothActivations:
             if bool((logs.abs() < _NOTHING).all()):
                 continue
             if (reason := _obstacle(value, values, channels)) is None:
-                choice.factors *= _factors(channels, value.ids, logs)
+                factors = _factors(channels, value.ids, logs)
+                if bool((factors.log().abs() < _NOTHING).all()):
+                    continue
+                choice.factors *= factors
                 choice.scaled += 1
             elif self.multiply and value.is_multipliable:
                 choice.multiplied.append((value, logs))
@@ -216,10 +219,11 @@ def _obstacle(value: _Value, values: Sequence[_Value], channels: ChannelMap) -> 
 
 
 def _factors(channels: ChannelMap, ids: Tensor, logs: Tensor) -> Tensor:
-    """The factor of each class, float64 [classes]: the geometric mean of what its channels want, 1 where fixed."""
+    """The factor of each class, float64 [classes]: the geometric mean of what its channels want, apart from those
+    that want nothing; 1 where fixed."""
     total, count = torch.zeros(2, channels.count, dtype=torch.float64)
     total.index_add_(0, ids, logs)
-    count.index_add_(0, ids, torch.ones_like(logs))
+    count.index_add_(0, ids, (logs != 0).double())
     return torch.where(channels.free, total / count.clamp(min=1), 0.0).exp()
 
 
