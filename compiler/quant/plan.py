@@ -6,6 +6,9 @@ A plan is a value. It is made from the graph and the target's op rules, printed,
 Ops with weights and matmul are quantized wherever a rule allows it. Every other op follows its data: it runs on
 integers only if its inputs are integers already, since converting for an add or a pool alone costs more than it
 saves. A graph input counts as integers if an integer op reads it, directly or through such ops.
+
+A concat from which only views and further concats lead to the graph's outputs stays float: as integers it would
+put parts of unlike range (a detector's boxes and its class scores) on one scale, for a result that is float anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from ..ir.clamps import is_clamp
 from ..ir.constants import constant
 from ..ir.errors import InputError
 from ..ir.nodes import describe, sole_user
-from ..ir.ops import OPS, aten, bound_args, constant_operands, op_name
+from ..ir.ops import OPS, VIEWS, aten, bound_args, constant_operands, op_name
 from ..ir.passes import Skip
 from ..ir.shapes import tensor_meta
 from .layer_options import NO_MATCH, LayerOptions, calls_matching, layer_options
@@ -321,7 +324,17 @@ def _why_not_follow(region: _Region, flow: _Flow) -> str | None:
         return "its inputs are float"
     if flow.from_lead.isdisjoint(variable) and flow.to_lead.isdisjoint(region.outputs):
         return "it reads a graph input and no integer op reads its result"
+    if region.node.target is aten.cat.default and all(_only_shown(value) for value in region.outputs):
+        return "it joins results of the graph: each part keeps parameters of its own"
     return None
+
+
+def _only_shown(value: fx.Node) -> bool:
+    """Whether nothing but the graph's outputs reads `value`, directly or through views and concats."""
+    return all(
+        user.op == "output" or ((user.target in VIEWS or user.target is aten.cat.default) and _only_shown(user))
+        for user in value.users
+    )
 
 
 def _group(

@@ -78,9 +78,10 @@ def test_only_the_roots_of_a_group_are_observed(doubling, monkeypatch):
 
 def test_one_pass_serves_several_plans():
     def function(m, x):
-        return torch.cat([m.a(x), m.b(x)], 1)
+        return m.c(torch.cat([m.a(x), m.b(x)], 1))
 
-    gm = captured(Calls(function, a=nn.Conv2d(3, 2, 1), b=nn.Conv2d(3, 2, 1)), *BATCHES[0])
+    a, b, c = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(4, 2, 1)
+    gm = captured(Calls(function, a=a, b=b, c=c), *BATCHES[0])
     specs = [TOY, TOY_SHARED_CAT, dataclasses.replace(TOY, activation=INT8)]
     plans = [plan_quantization(gm, spec) for spec in specs]
     passes = []

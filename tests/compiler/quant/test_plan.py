@@ -177,8 +177,10 @@ def test_fixed_parameters_spread_through_views():
 
 
 def test_a_concat_of_equal_fixed_parameters_shares_them():
-    model = Calls(lambda m, x: torch.cat([m.a(x).sigmoid(), m.b(x).softmax(1)], 1), a=conv(), b=conv())
-    groups = plan_of(model, spec=TOY_SHARED_CAT).groups
+    def function(m, x):
+        return m.c(torch.cat([m.a(x).sigmoid(), m.b(x).softmax(1)], 1))
+
+    groups = plan_of(Calls(function, a=conv(), b=conv(), c=conv(8)), spec=TOY_SHARED_CAT).groups
     assert groups[2] == Group(("sigmoid", "softmax", "cat"), ("sigmoid", "softmax"), UINT8, PROBABILITY)
 
 
@@ -367,7 +369,7 @@ def test_floats_are_in_the_text():
 
 
 def test_concat_takes_float_data_too_if_one_input_is_integer():
-    plan = plan_of(Calls(lambda m, x: torch.cat([m.a(x), x.exp()], 1), a=conv()))
+    plan = plan_of(Calls(lambda m, x: m.b(torch.cat([m.a(x), x.exp()], 1)), a=conv(), b=conv(8)))
     assert plan.ops["cat"].inputs == ("conv2d", "exp")
     float_only = plan_of(Calls(lambda m, x: torch.cat([x.exp(), x.exp()], 1)))
     assert float_only.floats[-1] == Skip("cat", "its inputs are float")
