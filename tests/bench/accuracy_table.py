@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -23,14 +23,23 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import weight_bits
-from bench.rows import ISA_ROWS, ROWS, WEIGHT_BITS, IsaRow, Row
+from bench.rows import BITS_ROWS, ISA_ROWS, ROWS, BitsRow, IsaRow, Row
 from fxedge import FxedgeError
 from fxedge.compiler.quant.isa import CPUINFO, native_isa, read_cpuinfo
-from real.bootstrap import Estimate, Statistic, difference, draws_for, estimate, mean_precision, share_equal
+from real.bootstrap import (
+    Estimate,
+    Statistic,
+    difference,
+    draws_for,
+    estimate,
+    mean_precision,
+    over_all,
+    share_equal,
+)
 from real.judged import JUDGED
 from real.measuring import Setting, float_answers, in_own_process, kept, measure
 
-NAMES = (*(row.name for row in ROWS), *(row.name for row in ISA_ROWS), WEIGHT_BITS)
+NAMES = tuple(row.name for row in (*ROWS, *ISA_ROWS, *BITS_ROWS))
 _EMULATED = 8  # images
 
 
@@ -40,18 +49,12 @@ def main() -> None:
         keep = args.keep or Path(folder)
         keep.mkdir(parents=True, exist_ok=True)
         workshop = Workshop(keep, args.limit, args.threads)
-        wanted = args.rows or NAMES
-        tables = {
-            "rows": (_HEAD, [line for row in ROWS if row.name in wanted for line in _lines(workshop, row)]),
-            "isa": (_ISA_HEAD, [_tried(isa_line, workshop, row) for row in ISA_ROWS if row.name in wanted]),
-        }
-        texts = {name: _table(head, lines, workshop) for name, (head, lines) in tables.items() if lines}
-        if WEIGHT_BITS in wanted:
-            texts[WEIGHT_BITS] = bits_table(workshop)
-    for name, text in texts.items():
-        print(f"{text}\n")
-        if args.write is not None:
-            args.write.write_text(replace_table(args.write.read_text("utf-8"), name, text), "utf-8")
+        for name, (rows, table) in _TABLES.items():
+            if wanted := [row for row in rows if row.name in (args.rows or NAMES)]:
+                text = table(workshop, wanted)
+                print(f"{text}\n", flush=True)
+                if args.write is not None:
+                    args.write.write_text(replace_table(args.write.read_text("utf-8"), name, text), "utf-8")
 
 
 def _parse() -> argparse.Namespace:
@@ -87,11 +90,9 @@ class Workshop:
         answers: list[Any] = self._kept(self._name(net, "float"), float_answers, net, self.limit, self.threads)
         return answers
 
-    def bits(self, bits: int, rounding: str) -> dict[str, Any]:
-        arguments = (self.folder, bits, rounding, weight_bits.RATIOS, False, self.limit, self.threads)
-        line: dict[str, Any] = self._kept(
-            self._name(WEIGHT_BITS, f"{bits}-{rounding}"), weight_bits.measure_line, *arguments
-        )
+    def bits(self, row: BitsRow) -> dict[str, Any]:
+        arguments = (self.folder, row.bits, row.rounding, row.ratios, False, self.limit, self.threads)
+        line: dict[str, Any] = self._kept(self._name(row.name, "line"), weight_bits.measure_line, *arguments)
         return line
 
     def truth(self, net: str) -> list[Any]:
@@ -119,8 +120,8 @@ class Scores:
     """The figures of one artifact: in float, of the recipe `fast`, of the row's recipe, and how far that is below
     float. Of agreement, float is what agrees with itself."""
 
-    float: Estimate
-    naive: Estimate
+    float: float
+    naive: float
     reached: Estimate
     below: Estimate
 
@@ -135,16 +136,20 @@ def score(
             return mean_precision(answers, truth)
         return share_equal(answers, floats if row.metric == "agreement" else truth)
 
-    def estimated(figures: Statistic) -> Estimate:
-        return estimate(figures, len(truth), draws_for(row.metric))
-
     exact, found = statistic(floats), statistic(reached)
-    below = estimated(difference(exact, found))
-    return Scores(estimated(exact), estimated(statistic(naive)), estimated(found), below)
+    images, draws = len(truth), draws_for(row.metric)
+    return Scores(
+        over_all(exact, images),
+        over_all(statistic(naive), images),
+        estimate(found, images, draws),
+        estimate(difference(exact, found), images, draws),
+    )
 
 
-def _lines(workshop: Workshop, row: Row) -> list[str]:
-    return [_tried(row_line, workshop, row, target) for target in row.targets]
+def rows_table(workshop: Workshop, rows: Sequence[Row]) -> str:
+    """The first table."""
+    lines = [_tried(row_line, workshop, row, target) for row in rows for target in row.targets]
+    return _table(_HEAD, lines, workshop)
 
 
 def row_line(workshop: Workshop, row: Row, target: str) -> str:
@@ -154,15 +159,15 @@ def row_line(workshop: Workshop, row: Row, target: str) -> str:
     found = workshop.measured(row.setting(target, **rest))
     floats = workshop.float_answers(row.net)
     scores = score(row, workshop.truth(row.net), floats, naive["answers"], found["answers"])
-    verdict = "reached" if row.reached(scores.reached.value, scores.float.value) else "**missed**"
+    verdict = "reached" if row.reached(scores.reached.value, scores.float) else "**missed**"
     cells = (
         row.net,
         row.recipe,
         "tensor" if row.per_tensor else "channel",
         f"{target}, {row.isa}",
         row.metric,
-        f"{scores.float.value:.1f}",
-        f"{scores.naive.value:.1f}",
+        f"{scores.float:.1f}",
+        f"{scores.naive:.1f}",
         scores.reached.format(),
         scores.below.format(),
         row.must,
@@ -177,6 +182,11 @@ _ISA_HEAD = (
     "network | recipe | target | agreement, vnni [95 %] | agreement, avx2 [95 %] | avx2 below vnni [95 %] "
     "| must reach | differing on Haswell, vnni | avx2 | "
 )
+
+
+def isa_table(workshop: Workshop, rows: Sequence[IsaRow]) -> str:
+    """The second table."""
+    return _table(_ISA_HEAD, [_tried(isa_line, workshop, row) for row in rows], workshop)
 
 
 def isa_line(workshop: Workshop, row: IsaRow) -> str:
@@ -210,24 +220,27 @@ def _tried(make: Callable[..., str], workshop: Workshop, row: Row | IsaRow, *mor
         return f"{row.net} | {row.recipe} | **failed**, {', '.join(more)}: {error}"
 
 
-def bits_table(workshop: Workshop) -> str:
+def bits_table(workshop: Workshop, rows: Sequence[BitsRow]) -> str:
     """The third table, and below it whether what it must show is there."""
-    pairs = [(bits, rounding) for bits in weight_bits.BITS for rounding in weight_bits.ROUNDINGS]
-    lines = {pair: workshop.bits(*pair) for pair in pairs}
+    lines = {(row.bits, row.rounding): workshop.bits(row) for row in rows}
     said = [weight_bits.format_table(list(lines.values())), ""]
     for bits in (6, 5):
-        line = lines[bits, "nearest"]
-        clip = weight_bits.top1_of(line, weight_bits.CLIP)
-        split = {ratio: weight_bits.top1_of(line, f"split {ratio:g} %") for ratio in weight_bits.RATIOS}
-        enough = [f"{ratio:g} %" for ratio, value in split.items() if value >= clip - 1e-9]
-        reached = f"reached at {', '.join(enough)}" if enough else "**missed**"
-        said.append(f"* {bits} bits, nearest: splitting at least as good as clipping: {reached}")
-    line = lines[4, "adaround"]
-    exact = estimate(share_equal(line["float"], line["labels"]), len(line["labels"])).value
-    found = weight_bits.top1_of(line, weight_bits.CLIP)
-    reached = "reached" if found >= exact - 2 - 1e-9 else "**missed**"
-    said.append(f"* 4 bits, clipped, AdaRound: within 2 points of float: {exact - found:.2f} below, {reached}")
+        if (line := lines.get((bits, "nearest"))) is not None:
+            said.append(f"* {bits} bits, nearest: splitting at least as good as clipping: {_splitting(line)}")
+    if (line := lines.get((4, "adaround"))) is not None:
+        exact = estimate(share_equal(line["float"], line["labels"]), len(line["labels"])).value
+        below = exact - weight_bits.top1_of(line, weight_bits.CLIP)
+        reached = "reached" if below <= 2 + 1e-9 else "**missed**"
+        said.append(f"* 4 bits, clipped, AdaRound: within 2 points of float: {below:.2f} below, {reached}")
     return "\n".join(said)
+
+
+def _splitting(line: Mapping[str, Any]) -> str:
+    """At which ratios splitting alone is as good as clipping alone."""
+    clip = weight_bits.top1_of(line, weight_bits.CLIP)
+    alone = [column for column in line["cells"] if column.startswith("split")]
+    enough = [column for column in alone if weight_bits.top1_of(line, column) >= clip - 1e-9]
+    return f"reached, {', '.join(enough)}" if enough else "**missed**"
 
 
 def _table(head: str, lines: Iterable[str], workshop: Workshop) -> str:
@@ -240,6 +253,14 @@ def _table(head: str, lines: Iterable[str], workshop: Workshop) -> str:
         f"commit {', '.join(sorted(workshop.commits))}"
     )
     return "\n".join([*rows, "", where])
+
+
+# Markers in the document -> rows, and what makes their table.
+_TABLES: dict[str, tuple[Sequence[Any], Callable[[Workshop, Sequence[Any]], str]]] = {
+    "rows": (ROWS, rows_table),
+    "isa": (ISA_ROWS, isa_table),
+    "weight-bits": (BITS_ROWS, bits_table),
+}
 
 
 def replace_table(document: str, name: str, text: str) -> str:

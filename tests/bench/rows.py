@@ -60,6 +60,20 @@ class IsaRow:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class BitsRow:
+    """A line of the table of weight bits; `ratios` of splitting in percent. With learned rounding each takes
+    minutes."""
+
+    bits: int
+    rounding: str
+    ratios: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        return f"bits-{self.bits}-{self.rounding}"
+
+
 ROWS = (
     Row("resnet20-rescaled", "rescaled_resnet20", DATA_FREE, "top-1", 0.5, per_tensor=True),
     Row("mobilenet_v2_tf-free", "mobilenet_v2_tf", DATA_FREE, "top-1", 1.5, per_tensor=True),
@@ -77,4 +91,7 @@ ISA_ROWS = (
     IsaRow("mobilenet_v2", "fbgemm"),
     IsaRow("mobilenet_v2", "x86"),
 )
-WEIGHT_BITS = "weight-bits"
+BITS_ROWS = (
+    *(BitsRow(bits, "nearest", (1.0, 2.0, 5.0)) for bits in (6, 5, 4)),
+    *(BitsRow(bits, "adaround", (2.0,)) for bits in (4, 5, 6)),
+)

@@ -48,7 +48,7 @@ RIGHT, MISSES = [0] * 80 + [1] * 20, [0] * 70 + [1] * 30
 
 def test_figures_of_known_answers() -> None:
     scores = score(ROW, LABELS, RIGHT, [1] * 100, MISSES)
-    assert (scores.float.value, scores.naive.format(), scores.reached.value) == (80, "0.0 [0.0, 0.0]", 70)
+    assert (scores.float, scores.naive, scores.reached.value) == (80, 0, 70)
     assert scores.below.value == pytest.approx(10)
     # paired: of 100 images 10 differ, so 10 ± 1.96 · 3; unpaired it would be ± 12
     assert (scores.below.low, scores.below.high) == pytest.approx((4.1, 15.9), abs=1.1)
@@ -57,7 +57,7 @@ def test_figures_of_known_answers() -> None:
 def test_agreement_is_with_float_and_not_with_the_labels() -> None:
     scores = score(dataclasses.replace(ROW, metric="agreement"), LABELS, RIGHT, LABELS, RIGHT)
     assert scores.reached.format() == "100.0 [100.0, 100.0]"
-    assert scores.naive.value == 80
+    assert scores.naive == 80
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
 Top-1 of the onnx artifact on onnxruntime, on the 2,000 test images, with its bootstrap interval, and how many
 images get the class that float gives them; calibrated on the 256 calibration images alone. The passes are those of
 `fast` and the ones in question, nothing else. Needs the shared data folder (see tests/real/nets.py). Prints
-Markdown; `accuracy_table.py weight-bits` is the same with its lines kept.
+Markdown; `accuracy_table.py bits-6-nearest …` keeps its lines.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def measure_line(
 
 
 def format_table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown; of each artifact top-1 and agreement with float, in percent."""
-    columns = list(lines[0]["cells"])
+    """Markdown; of each artifact top-1 and agreement with float, in percent. Lines may lack columns."""
+    columns = list(dict.fromkeys(column for line in lines for column in line["cells"]))
     columns.sort(key=lambda column: (column.startswith(f"{CLIP} +"), column not in (PLAIN, CLIP)))
     scales = "one scale" if lines[0]["per_tensor"] else "one scale for each output channel"
     exact = _estimate(lines[0]["float"], lines[0]["labels"])
@@ -97,7 +97,7 @@ def format_table(lines: Sequence[Mapping[str, Any]]) -> str:
         f"|---|---|{'---|' * len(columns)}---|",
     ]
     for line in lines:
-        cells = [_cell_text(line, column) for column in columns]
+        cells = [_cell_text(line, column) if column in line["cells"] else "" for column in columns]
         size = line["cells"][PLAIN]["bytes"] / 1024
         rows.append(f"| {line['bits']} | {line['rounding']} | {' | '.join(cells)} | {size:.0f} |")
     return "\n".join(rows)

@@ -6,6 +6,7 @@ statistics on the same images are compared draw by draw, so that what both find 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import util
@@ -49,22 +50,27 @@ def mean_precision(detections: Sequence[Any], truth: Sequence[Any]) -> Statistic
     found = [np.asarray(boxes, dtype=np.float64).reshape(-1, 6) for boxes in detections]
     wanted = [np.asarray(boxes, dtype=np.float64).reshape(-1, 5) for boxes in truth]
 
-    def figures(drawn: np.ndarray) -> np.ndarray:
-        return np.array([judge.coco_map([found[i] for i in row], [wanted[i] for i in row])[0] for row in drawn])
+    @functools.cache
+    def figure(drawn: tuple[int, ...]) -> float:
+        return float(judge.coco_map([found[i] for i in drawn], [wanted[i] for i in drawn])[0])
 
-    return figures
+    return lambda drawn: np.array([figure(tuple(row)) for row in drawn.tolist()])
 
 
 def difference(left: Statistic, right: Statistic) -> Statistic:
     return lambda drawn: left(drawn) - right(drawn)
 
 
+def over_all(statistic: Statistic, images: int) -> float:
+    """The figure over `images` images."""
+    return float(statistic(np.arange(images)[None])[0])
+
+
 def estimate(statistic: Statistic, images: int, draws: int = _DRAWS, seed: int = 0) -> Estimate:
     """The figure over `images` images, and what 95 % of `draws` seeded resamples of them lie between."""
-    (value,) = statistic(np.arange(images)[None])
     drawn = np.random.default_rng(seed).integers(0, images, (draws, images))
     low, high = np.percentile(statistic(drawn), _PERCENTILES)
-    return Estimate(float(value), float(low), float(high))
+    return Estimate(over_all(statistic, images), float(low), float(high))
 
 
 def draws_for(metric: str) -> int:
