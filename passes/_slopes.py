@@ -29,17 +29,17 @@ Activation = Callable[[Tensor], Tensor]
 class Slopes:
     """Slopes of the activations in a FLOAT graph, by the name of the node before them.
 
-    Where something else than one elementwise activation reads a value, all of an error gets through: slope 1.
+    Where something else than one elementwise activation reads a value, all of an error gets through: no slope.
     """
 
     def __init__(self, gm: fx.GraphModule) -> None:
         self._nodes = {node.name: node for node in gm.graph.nodes}
 
-    def squared(self, name: str, value: Tensor) -> Tensor:
-        """The squared slope at each element of `value`, float32 of its shape."""
+    def squared(self, name: str, value: Tensor) -> Tensor | None:
+        """The squared slope at each element of `value`, float32 of its shape; None where it is 1 everywhere."""
         activation = _activation(self._nodes[name])
         if activation is None:
-            return torch.ones_like(value)
+            return None
         with torch.enable_grad():
             x = value.detach().requires_grad_()
             (slope,) = torch.autograd.grad(activation(x).sum(), x)

@@ -23,7 +23,7 @@ Nagel et al., *Data-Free Quantization* (2019), §4.2 and appendix D.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -38,6 +38,7 @@ from ..compiler.ir.qops import is_dequantize
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.program import IntegerStep, Program, build_program
 from ..compiler.quant.qnodes import insert_constant_dequantize
+from ..compiler.quant.simulate import samples_at_a_time
 from ..compiler.quant.walk import FloatWalk, take_batches, walk
 from ._expected_error import ExpectedErrors
 from ._slopes import Slopes
@@ -117,8 +118,11 @@ def _correct_measured(program: Program, biases: _Biases, ctx: PassContext, sampl
     def visit(step: IntegerStep, inputs: Sequence[Sequence[Tensor]]) -> IntegerStep:
         if step.anchor in biases.known:
             return biases.again(step)
-        wanted = floats.value(step.anchor.name)
-        found = [_errors(step, value, x, slopes) for value, x in zip(wanted, inputs[0], strict=True)]
+        found = [
+            _errors(step, some, part, slopes)
+            for value, x in zip(floats.value(step.anchor.name), inputs[0], strict=True)
+            for some, part in _few_samples(step, value, x)
+        ]
         errors, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
         wanted_bias = _bias_value(step) + shrunk(errors, weights)
         return biases.settle(step, wanted_bias, "its mean error is within the noise of the samples")
@@ -154,28 +158,46 @@ class _Biases:
         return dataclasses.replace(step, bias=self.known[step.anchor])
 
 
+def _few_samples(step: IntegerStep, value: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The layer's float output and its integer input, each with an axis of samples, a few samples at a time."""
+    assert step.weight is not None
+    if x.ndim < step.weight.ndim:
+        value, x = value.unsqueeze(0), x.unsqueeze(0)
+    count = samples_at_a_time(step, x)
+    return zip(value.split(count), x.split(count), strict=True)
+
+
 def _accumulate(step: IntegerStep, x: Tensor) -> Tensor:
     """The layer's sums of integers, in float32; they enter a mean only, so that the last bits do not matter."""
     assert step.weight is not None
-    centered = (x.to(torch.int32) - step.in_qparams[0].zero_point[0]).float()
+    centered = x.float().sub_(step.in_qparams[0].zero_point[0])
     attrs = {key: value for key, value in step.attrs.items() if key != "bias"}
     return step.anchor.target(centered, step.weight.float(), None, **attrs)  # type: ignore[operator]
 
 
 def _errors(step: IntegerStep, value: Tensor, x: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
     """Sums over positions of weight · error and of the weights, float64 [samples, out] each; `value` is the float
-    layer's output, `x` the integers that the layer reads."""
-    spatial = OPS[step.anchor.target].spatial  # type: ignore[index]
-    samples = value.shape[0] if value.ndim >= spatial + 2 else 1
+    layer's output, `x` the integers that the layer reads.
 
-    def by_position(tensor: Tensor) -> Tensor:
-        last = tensor.movedim(-1 - spatial, -1)
-        return last.reshape(samples, -1, last.shape[-1])
+    What is wanted and what is given are summed each by itself: the same samples give the same sums, to the last
+    bit, whatever the bias, so that a second run finds no error.
+    """
+    given, weight = _accumulate(step, x), slopes.squared(step.anchor.name, value)
+    if weight is None:
+        wanted_sum, given_sum = _over_positions(step, value), _over_positions(step, given)
+        weights = torch.full_like(wanted_sum, value.numel() // wanted_sum.numel())
+    else:
+        weights = _over_positions(step, weight)
+        given_sum = _over_positions(step, given.mul_(weight))
+        wanted_sum = _over_positions(step, weight.mul_(value))
+    return wanted_sum - given_sum * _scale(step) - weights * _bias_value(step), weights
 
-    given = by_position(_accumulate(step, x)).double() * _scale(step) + _bias_value(step)
-    wanted = by_position(value)
-    weight = slopes.squared(step.anchor.name, wanted).double()
-    return ((wanted - given) * weight).sum(1), weight.sum(1)
+
+def _over_positions(step: IntegerStep, values: Tensor) -> Tensor:
+    """Sums of an output of the layer over all positions: float64 [samples, out]."""
+    if OPS[step.anchor.target].spatial:  # type: ignore[index]
+        return values.flatten(2).sum(2).double()
+    return values.reshape(len(values), -1, values.shape[-1]).sum(1).double()
 
 
 def _scale(step: IntegerStep) -> Tensor:

@@ -68,21 +68,22 @@ def simulate(
 def run_integer_step(step: IntegerStep, inputs: Sequence[Tensor], attrs: Mapping[str, Any]) -> Tensor:
     """The integers that `step` gives for the integers `inputs`, in its output's own type; `attrs` are its
     arguments as numbers."""
-    samples = _samples_at_a_time(step, inputs)
-    if samples is None:
+    if step.weight is None:
         return _run_kernel(step, inputs, attrs)
-    return torch.cat([_run_kernel(step, [part], attrs) for part in inputs[0].split(samples)])
+    parts = inputs[0].split(samples_at_a_time(step, inputs[0]))
+    results = [_run_kernel(step, [part], attrs) for part in parts]
+    return results[0] if len(results) == 1 else torch.cat(results)
 
 
-def _samples_at_a_time(step: IntegerStep, inputs: Sequence[Tensor]) -> int | None:
-    """How many elements of axis 0 a layer takes at a time, where they are samples that have nothing to do with
-    each other; None: all."""
-    if step.weight is None or inputs[0].ndim < step.weight.ndim or not inputs[0].numel():
-        return None
-    channels = inputs[0].shape[1 if step.weight.ndim > 2 else -1]
-    widest = inputs[0][0].numel() // channels * max(channels, step.weight.shape[0])
-    samples = max(1, _AT_A_TIME // widest)
-    return samples if samples < len(inputs[0]) else None
+def samples_at_a_time(step: IntegerStep, x: Tensor) -> int:
+    """How many elements of axis 0 of its input `x` a layer takes at a time: so few that its sums stay in the
+    processor's cache, where they are samples that have nothing to do with each other; else all."""
+    assert step.weight is not None
+    if x.ndim < step.weight.ndim or not x.numel():
+        return max(1, len(x))
+    channels = x.shape[1 if step.weight.ndim > 2 else -1]
+    widest = x[0].numel() // channels * max(channels, step.weight.shape[0])
+    return max(1, _AT_A_TIME // widest)
 
 
 def _run_kernel(step: IntegerStep, inputs: Sequence[Tensor], attrs: Mapping[str, Any]) -> Tensor:
