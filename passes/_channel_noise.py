@@ -7,15 +7,18 @@ on samples: one backward pass with random signs on all outputs estimates their s
 
 Dividing channel c by a factor s_c scales its derivatives by s_c and its values by 1/s_c:
 
-    weights of a layer       Δ = max |w[o,i]| s_i/s_o / 127, over the tensor or over a row;  (∂y/∂w)² s_o²/s_i²
+    weights of a layer       Δ = max |w[o,i]| s_i/s_o / qmax, over the tensor or over a row; (∂y/∂w)² s_o²/s_i²
     a quantized activation   Δ = (max high_c/s_c - min low_c/s_c) / 255;                     (∂y/∂x)² s_c²
+
+qmax is that of the weight's bits: 127 for 8, 3 for 3. A layer that stays float has no noise of its own.
 
 Every term is a product of powers of sums of powers of the factors, so the noise is convex in their logarithms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +30,11 @@ from ..compiler.ir.constants import constant
 from ..compiler.ir.nodes import sole_user
 from ..compiler.ir.ops import OPS, aten
 from ..compiler.ir.passes import flatten_tensors
+from ..compiler.quant.layer_options import LayerOptions
 from ._channels import ChannelMap, LayerChannels
 
 _POWER = 16  # of the norm that stands for a maximum where derivatives are needed
-_WEIGHT_STEPS, _ACTIVATION_STEPS = 127, 255
+_ACTIVATION_STEPS = 255
 _CHUNK = 2  # samples of one backward pass
 
 # Ops whose result a runtime quantizes anew; all others pass integers on.
@@ -64,18 +68,22 @@ class Maximum:
 
 @dataclass(frozen=True, slots=True)
 class WeightNoise:
-    """Largest magnitudes over the kernel and Σ (∂y/∂w)² over it, both [groups, out, in]."""
+    """Largest magnitudes over the kernel and Σ (∂y/∂w)² over it, both [groups, out, in]. `steps` are the integers
+    above zero that a weight can take (infinitely many in float), over the range of a row or `per_tensor`."""
 
     layer: LayerChannels
     ranges: Maximum
     sensitivity: Tensor
+    steps: float
+    per_tensor: bool
 
     @classmethod
-    def of(cls, layer: LayerChannels, weight: Tensor, squares: Tensor) -> WeightNoise:
+    def of(cls, layer: LayerChannels, weight: Tensor, squares: Tensor, options: LayerOptions) -> WeightNoise:
         """From the weight and its squared derivatives, in the weight's own order."""
         by_group = [layer.by_group(item) for item in (weight.double().abs(), squares.double())]
         sizes, squares = (item.reshape(*item.shape[:3], -1) for item in by_group)
-        return cls(layer, Maximum.of(sizes.amax(3)), squares.sum(3))
+        steps = math.inf if options.quantize is False else 2 ** ((options.weight_bits or 8) - 1) - 1
+        return cls(layer, Maximum.of(sizes.amax(3)), squares.sum(3), steps, bool(options.per_tensor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +102,14 @@ class NoiseModel:
 
     weights: tuple[WeightNoise, ...]
     values: tuple[ValueNoise, ...]
-    per_tensor_weights: bool
 
     def total(self, logs: Tensor) -> float:
         """Noise power at the outputs for factors exp(logs) [classes]."""
         factors, power = logs.exp(), 0.0
         for item in self.weights:
             ratio = _columns(item, factors[item.layer.in_ids]) / _rows(item, factors[item.layer.out_ids])
-            steps = (item.ranges.values * ratio).amax(2, keepdim=True) / _WEIGHT_STEPS
-            steps = steps.max() if self.per_tensor_weights else steps
+            steps = (item.ranges.values * ratio).amax(2, keepdim=True) / item.steps
+            steps = steps.max() if item.per_tensor else steps
             power += float((steps**2 * item.sensitivity / ratio**2).sum())
         for value in self.values:
             held = factors[value.ids]
@@ -117,18 +124,19 @@ class NoiseModel:
         read = _gathered([item.layer.in_ids for item in self.weights], 1 / squares, powers)
         given = _gathered([item.layer.out_ids for item in self.weights], squares, 1 / powers)
         held = _gathered([item.ids for item in self.values], squares, 1 / powers)
-        terms = [self._smooth_weight(*args) for args in zip(self.weights, *read, *given, strict=True)]
+        terms = [_smooth_weight(*args) for args in zip(self.weights, *read, *given, strict=True)]
         terms += [_smooth_value(*args) for args in zip(self.values, *held, strict=True)]
         return torch.stack(terms).sum() / 12
 
-    def _smooth_weight(
-        self, item: WeightNoise, read_loss: Tensor, read_power: Tensor, given_loss: Tensor, given_power: Tensor
-    ) -> Tensor:
-        loss = item.sensitivity @ _columns(item, read_loss).transpose(1, 2) * _rows(item, given_loss)
-        sums = item.ranges.powers @ _columns(item, read_power).transpose(1, 2) * _rows(item, given_power)
-        if self.per_tensor_weights:
-            return (item.ranges.norm(sums.sum()) / _WEIGHT_STEPS) ** 2 * loss.sum()
-        return ((item.ranges.norm(sums) / _WEIGHT_STEPS) ** 2 * loss).sum()
+
+def _smooth_weight(
+    item: WeightNoise, read_loss: Tensor, read_power: Tensor, given_loss: Tensor, given_power: Tensor
+) -> Tensor:
+    loss = item.sensitivity @ _columns(item, read_loss).transpose(1, 2) * _rows(item, given_loss)
+    sums = item.ranges.powers @ _columns(item, read_power).transpose(1, 2) * _rows(item, given_power)
+    if item.per_tensor:
+        return (item.ranges.norm(sums.sum()) / item.steps) ** 2 * loss.sum()
+    return ((item.ranges.norm(sums) / item.steps) ** 2 * loss).sum()
 
 
 def _columns(item: WeightNoise, of_inputs: Tensor) -> Tensor:
@@ -156,16 +164,16 @@ def measure_noise(
     gm: fx.GraphModule,
     channels: ChannelMap,
     batches: Iterable[Sequence[Tensor]],
-    per_tensor_weights: bool,
+    options: Callable[[fx.Node], LayerOptions],
     seed: int,
 ) -> NoiseModel:
-    """The noise model of `gm` on the samples in `batches`."""
-    recorder = _Recorder(gm, channels)
+    """The noise model of `gm` on the samples in `batches`, for weights by the `options` of each layer."""
+    recorder = _Recorder(gm, channels, options)
     generator = torch.Generator().manual_seed(seed)
     for batch in batches:
         for start in range(0, batch[0].shape[0], _CHUNK):
             recorder.add(tuple(tensor[start : start + _CHUNK] for tensor in batch), generator)
-    return NoiseModel(recorder.weights(), recorder.values(), per_tensor_weights)
+    return NoiseModel(recorder.weights(), recorder.values())
 
 
 def _is_quantized(node: fx.Node) -> bool:
@@ -177,10 +185,12 @@ def _is_quantized(node: fx.Node) -> bool:
 class _Recorder(fx.Interpreter):
     """Runs the graph with derivatives, and adds up what each run shows."""
 
-    def __init__(self, gm: fx.GraphModule, channels: ChannelMap) -> None:
+    def __init__(
+        self, gm: fx.GraphModule, channels: ChannelMap, options: Callable[[fx.Node], LayerOptions]
+    ) -> None:
         super().__init__(gm)
         free = channels.free
-        self._gm = gm
+        self._gm, self._options = gm, options
         layers = [x for x in channels.layers if bool(free[x.in_ids].any() or free[x.out_ids].any())]
         self._layers = {layer.weight: layer for layer in reversed(layers)}
         self._ids = {
@@ -236,7 +246,7 @@ class _Recorder(fx.Interpreter):
 
     def weights(self) -> tuple[WeightNoise, ...]:
         return tuple(
-            WeightNoise.of(layer, self._weights[node].detach(), self._squares[node])
+            WeightNoise.of(layer, self._weights[node].detach(), self._squares[node], self._options(layer.node))
             for node, layer in self._layers.items()
         )
 

@@ -21,8 +21,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -33,6 +33,7 @@ from ..compiler.ir.nodes import describe, placeholders
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.progress import Advance
 from ..compiler.ir.stages import Stage
+from ..compiler.quant.layer_options import LayerOptions, matching_options
 from ._channel_noise import NoiseModel, measure_noise
 from ._channels import ChannelMap, LayerChannels, channel_map
 from ._pinned_clamps import (
@@ -57,7 +58,8 @@ _EVIDENCE = 64  # samples that show which channels reach a bound
 class EqualizeLayers:
     """Channel factors that minimize the noise of quantization.
 
-    `per_tensor_weights`: whether each weight has one scale (then its rows compete too), or one for each row.
+    `per_tensor_weights`: whether each weight has one scale (then its rows compete too), or one for each row;
+    `weight_bits` it will have; `layers` the exceptions, by glob, as in `plan_quantization`.
     `powers_of_two` rounds the factors: no output bit changes, at a somewhat larger noise.
     `samples`: how many are read (`ctx.batches`, else the example inputs). The graph is left as it is unless the
     noise expected falls below the part `worth` of what it was.
@@ -69,6 +71,8 @@ class EqualizeLayers:
     numerics: ClassVar[Numerics] = "close"
 
     per_tensor_weights: bool = True
+    weight_bits: int = 8
+    layers: Mapping[str, LayerOptions] = field(default_factory=dict)
     clamp: Literal["exact", "pinned"] = "exact"
     powers_of_two: bool = False
     samples: int = 8
@@ -85,7 +89,7 @@ class EqualizeLayers:
         skipped += [skip for layer in channels.layers if (skip := _fixed(layer, channels)) is not None]
         if bool(groups.fixed.all()):
             return PassResult(0, tuple(skipped))
-        model = measure_noise(gm, channels, batches, self.per_tensor_weights, ctx.seed)
+        model = measure_noise(gm, channels, batches, self._layer_options(gm), ctx.seed)
         before = model.total(torch.zeros(channels.count, dtype=torch.float64))
         if not 0 < before < math.inf:
             return PassResult(0, (*skipped, Skip(names, f"the noise expected of quantization is {before:g}")))
@@ -101,6 +105,11 @@ class EqualizeLayers:
         changes = rescale(gm, with_pinned(channels, pinned), _factors(logs, self.powers_of_two), ctx.channel_stats)
         changes += drop_unreached(gm, pinned)
         return PassResult(changes, tuple(skipped), notes=notes)
+
+    def _layer_options(self, gm: fx.GraphModule) -> Callable[[fx.Node], LayerOptions]:
+        usual = LayerOptions(weight_bits=self.weight_bits, per_tensor=self.per_tensor_weights)
+        special = matching_options(gm, self.layers)
+        return lambda node: special.get(node, LayerOptions()).over(usual)
 
 
 def _first_samples(ctx: PassContext, count: int) -> Iterator[tuple[Tensor, ...]]:

@@ -34,7 +34,7 @@ from torch import Tensor, fx
 from ..compiler.ir.ops import aten
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
-from ..compiler.quant.layer_options import LayerOptions, calls_matching, layer_options
+from ..compiler.quant.layer_options import LayerOptions, calls_matching, matching_options
 from ..compiler.quant.weight_range import weight_reach
 from ._copies import Arrangement, Site, copy_channels, find_sites, put_parameters, was_split
 from ._layers import Layer
@@ -108,8 +108,7 @@ class SplitOutliers:
 
     def _formats(self, gm: fx.GraphModule) -> dict[fx.Node, WeightFormat | None]:
         """The format of each layer's weight; None for one that stays float."""
-        known = {glob: options for glob, options in self.layers.items() if calls_matching(gm, glob)}
-        special, usual = layer_options(gm, known), self.usual.over(_USUAL)
+        special, usual = matching_options(gm, self.layers), self.usual.over(_USUAL)
         kept = {node for glob in self.keep_float for node in calls_matching(gm, glob)}
         found: dict[fx.Node, WeightFormat | None] = {}
         for node in gm.graph.nodes:

@@ -63,7 +63,12 @@ def _default(options: CompileOptions) -> Recipe:
             FoldBatchNorm(),
             FuseActivation(),
             FoldDeadChannels(),
-            EqualizeLayers(per_tensor_weights=options.per_tensor_weights, clamp="pinned"),
+            EqualizeLayers(
+                per_tensor_weights=options.per_tensor_weights,
+                weight_bits=options.weight_bits,
+                layers={**dict.fromkeys(options.keep_float, LayerOptions(quantize=False)), **options.layers},
+                clamp="pinned",
+            ),
             SplitRanges(options.per_tensor_weights),
             SplitOutliers(**_splitting(options, 0.0)),
         ),

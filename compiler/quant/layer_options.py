@@ -66,6 +66,11 @@ def layer_options(gm: fx.GraphModule, layers: Mapping[str, LayerOptions]) -> dic
     return found
 
 
+def matching_options(gm: fx.GraphModule, layers: Mapping[str, LayerOptions]) -> dict[fx.Node, LayerOptions]:
+    """The same, without the globs that match nothing: of those the plan complains."""
+    return layer_options(gm, {glob: options for glob, options in layers.items() if calls_matching(gm, glob)})
+
+
 NO_MATCH = (
     "no module or node of the captured graph is called so (batch norms and dropout are gone by then). "
     "fxedge inspect shows what there is."

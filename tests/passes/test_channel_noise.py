@@ -9,6 +9,7 @@ import torch
 from fxedge.compiler.ir.capture import capture
 from fxedge.compiler.ir.constants import constant, constant_nodes, set_constant
 from fxedge.compiler.ir.passes import run_passes
+from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.passes import Canonicalize
 from fxedge.passes._channel_noise import NoiseModel, measure_noise
 from fxedge.passes._channels import ChannelMap, channel_map
@@ -33,9 +34,9 @@ def _net() -> tuple[fx.GraphModule, Tensor]:
     return gm, x
 
 
-def _model(gm: fx.GraphModule, x: Tensor, per_tensor: bool = True) -> tuple[NoiseModel, ChannelMap]:
-    channels = channel_map(gm)
-    return measure_noise(gm, channels, [(x,)], per_tensor, seed=0), channels
+def _model(gm: fx.GraphModule, x: Tensor, per_tensor: bool = True, bits: int = 8) -> tuple[NoiseModel, ChannelMap]:
+    channels, options = channel_map(gm), LayerOptions(weight_bits=bits, per_tensor=per_tensor)
+    return measure_noise(gm, channels, [(x,)], lambda node: options, seed=0), channels
 
 
 def _zeros(channels: ChannelMap) -> Tensor:
@@ -52,7 +53,7 @@ def _rounded(weight: Tensor, per_tensor: bool, axis: int) -> Tensor:
 def test_predicts_what_rounding_the_weights_costs(per_tensor: bool) -> None:
     gm, x = _net()
     model, channels = _model(gm, x, per_tensor)
-    predicted = NoiseModel(model.weights, (), per_tensor).total(_zeros(channels)) / 32
+    predicted = NoiseModel(model.weights, ()).total(_zeros(channels)) / 32
     expected = gm(x)
     for node in constant_nodes(gm):
         weight = constant(gm, node)
@@ -63,6 +64,25 @@ def test_predicts_what_rounding_the_weights_costs(per_tensor: bool) -> None:
     scale = expected.square().mean()
     measured = ((gm(x) - expected).square().sum(1) / scale).mean()
     assert abs(10 * math.log10(measured / predicted)) < 3
+
+
+def test_fewer_bits_are_wider_steps() -> None:
+    gm, x = _net()
+    noise = {bits: NoiseModel(_model(gm, x, bits=bits)[0].weights, ()) for bits in (8, 4)}
+    zeros = _zeros(channel_map(gm))
+    assert noise[4].total(zeros) == pytest.approx(noise[8].total(zeros) * (127 / 7) ** 2)
+
+
+def test_layers_differ_in_bits_and_a_float_one_has_no_noise() -> None:
+    gm, x = _net()
+    channels = channel_map(gm)
+    special = {"conv2d": LayerOptions(quantize=False), "linear": LayerOptions(weight_bits=3, per_tensor=False)}
+    usual = LayerOptions(per_tensor=True)
+    model = measure_noise(gm, channels, [(x,)], lambda node: special.get(node.name, usual), seed=0)
+    found = {item.layer.node.name: (item.steps, item.per_tensor) for item in model.weights}
+    assert (found["conv2d"][0], found["conv2d_1"], found["linear"]) == (math.inf, (127, True), (3, False))
+    alone = NoiseModel(tuple(item for item in model.weights if item.layer.node.name == "conv2d"), ())
+    assert (alone.total(_zeros(channels)), float(alone.smooth(_zeros(channels)))) == (0, 0)
 
 
 @pytest.mark.parametrize("per_tensor", [True, False])

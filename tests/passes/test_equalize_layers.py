@@ -11,6 +11,7 @@ from fxedge.compiler.ir.constants import constants, get_constant, set_constant
 from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.passes import PassContext, PassResult, Skip, evaluate, run_passes
 from fxedge.compiler.quant.channel_stats import ChannelStat, ChannelStats
+from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.passes import Canonicalize, FoldBatchNorm
 from fxedge.passes._channel_noise import measure_noise
 from fxedge.passes._channels import channel_map
@@ -60,9 +61,14 @@ def _run(gm: fx.GraphModule, item: EqualizeLayers, ctx: PassContext) -> PassResu
     return result
 
 
+def _per_tensor(node: fx.Node) -> LayerOptions:
+    return LayerOptions(per_tensor=True)
+
+
 def _noise(gm: fx.GraphModule, x: Tensor) -> float:
     channels = channel_map(gm)
-    return measure_noise(gm, channels, [(x,)], True, 0).total(torch.zeros(channels.count, dtype=torch.float64))
+    zeros = torch.zeros(channels.count, dtype=torch.float64)
+    return measure_noise(gm, channels, [(x,)], _per_tensor, 0).total(zeros)
 
 
 def test_a_clamp_gets_a_bound_for_each_channel() -> None:
