@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import weight_bits
 from bench.rows import BITS_ROWS, ISA_ROWS, ROWS, BitsRow, IsaRow, Row
-from fxedge import FxedgeError
 from fxedge.compiler.quant.isa import CPUINFO, native_isa, read_cpuinfo
 from real.bootstrap import (
     Estimate,
@@ -48,10 +47,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         keep = args.keep or Path(folder)
         keep.mkdir(parents=True, exist_ok=True)
-        workshop = Workshop(keep, args.limit, args.threads)
         for name, (rows, table) in _TABLES.items():
             if wanted := [row for row in rows if row.name in (args.rows or NAMES)]:
-                text = table(workshop, wanted)
+                text = table(Workshop(keep, args.limit, args.threads), wanted)
                 print(f"{text}\n", flush=True)
                 if args.write is not None:
                     args.write.write_text(replace_table(args.write.read_text("utf-8"), name, text), "utf-8")
@@ -72,7 +70,7 @@ def _parse() -> argparse.Namespace:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """Measurements, each made once; `commits` are those they were made at."""
+    """The measurements of one table, each made once; `commits` are those they were made at."""
 
     folder: Path
     limit: int | None
@@ -93,6 +91,7 @@ class Workshop:
     def bits(self, row: BitsRow) -> dict[str, Any]:
         arguments = (self.folder, row.bits, row.rounding, row.ratios, False, self.limit, self.threads)
         line: dict[str, Any] = self._kept(self._name(row.name, "line"), weight_bits.measure_line, *arguments)
+        self.commits.update(cell["commit"] for cell in line["cells"].values())
         return line
 
     def truth(self, net: str) -> list[Any]:
@@ -216,8 +215,9 @@ def _tried(make: Callable[..., str], workshop: Workshop, row: Row | IsaRow, *mor
     """The line, or what went wrong: one row that fails must not cost the others."""
     try:
         return make(workshop, row, *more)
-    except (FxedgeError, BrokenProcessPool) as error:
-        return f"{row.net} | {row.recipe} | **failed**, {', '.join(more)}: {error}"
+    except Exception as error:
+        traceback.print_exc()
+        return f"{row.net} | {row.recipe} | {', '.join(more)} **failed**: {type(error).__name__}: {error}"
 
 
 def bits_table(workshop: Workshop, rows: Sequence[BitsRow]) -> str:
@@ -232,7 +232,7 @@ def bits_table(workshop: Workshop, rows: Sequence[BitsRow]) -> str:
         below = exact - weight_bits.top1_of(line, weight_bits.CLIP)
         reached = "reached" if below <= 2 + 1e-9 else "**missed**"
         said.append(f"* 4 bits, clipped, AdaRound: within 2 points of float: {below:.2f} below, {reached}")
-    return "\n".join(said)
+    return "\n".join([*said, "", _where(workshop)])
 
 
 def _splitting(line: Mapping[str, Any]) -> str:
@@ -246,13 +246,17 @@ def _splitting(line: Mapping[str, Any]) -> str:
 def _table(head: str, lines: Iterable[str], workshop: Workshop) -> str:
     rule = "---|" * (head.count("|") + 1)
     rows = [f"| {head.rstrip()} |", f"|{rule}", *(f"| {line} |" for line in lines)]
+    return "\n".join([*rows, "", _where(workshop)])
+
+
+def _where(workshop: Workshop) -> str:
+    """On what the figures were taken."""
     images = "all images" if workshop.limit is None else f"{workshop.limit} images"
-    where = (
+    commits = ", ".join(sorted(workshop.commits))
+    return (
         f"{read_cpuinfo(CPUINFO)[0]} ({native_isa()}), {workshop.threads} threads, {images}; "
-        f"torch {version('torch')}, onnxruntime {version('onnxruntime')}; "
-        f"commit {', '.join(sorted(workshop.commits))}"
+        f"torch {version('torch')}, onnxruntime {version('onnxruntime')}; commit {commits}"
     )
-    return "\n".join([*rows, "", where])
 
 
 # Markers in the document -> rows, and what makes their table.

@@ -38,7 +38,7 @@ from fxedge.passes.split_outliers import SplitOutliers
 from real import nets
 from real.bootstrap import Estimate, estimate, share_equal
 from real.compiling import REAL_NETS
-from real.measuring import kept
+from real.measuring import commit, kept
 from torch import Tensor
 
 NET = "cifar10_resnet20"
@@ -146,8 +146,8 @@ class Bench:
         return np.concatenate([np.asarray(batch.labels) for batch in self.test])
 
     def quantized(self, usual: LayerOptions, ratio: float, rounding: str) -> dict[str, Any]:
-        """The classes that the onnx artifact gives, and its bytes, with weights as `usual` says and `ratio` of the
-        channels split."""
+        """The classes that the onnx artifact gives, its bytes and the commit, with weights as `usual` says and
+        `ratio` of the channels split."""
         gm = copy_graph(self.model.gm)
         context = PassContext(example_inputs=self.model.examples, batches=self.batches)
         report = run_passes(gm, [SplitOutliers(ratio, usual)] if ratio else [], context)
@@ -167,7 +167,8 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / backend.artifact
             backend.emit(build_program(integers, backend.spec), path)
-            return {"classes": _classes(path, self.test).tolist(), "bytes": path.stat().st_size}
+            classes = _classes(path, self.test).tolist()
+            return {"classes": classes, "bytes": path.stat().st_size, "commit": commit()}
 
 
 def _classes(artifact: Path, data: Dataset) -> np.ndarray:
