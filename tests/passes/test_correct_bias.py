@@ -95,6 +95,8 @@ def layer_errors(
         axis = -1 if "line" in step.anchor.name else 1
         wanted = floats[step.anchor.name].movedim(axis, -1)
         counts = (wanted > 0).double() if step.anchor.name in BEFORE_RELU else torch.ones_like(wanted)
+        if axis == -1:
+            counts = counts / wanted.square().mean(-1, keepdim=True)
         error = ((given.movedim(axis, -1) - wanted) * counts).flatten(1, -2).sum(1)
         unit = (unit if whole else torch.tensor(1e-6)).expand(error.shape[1])
         errors[step.anchor.name] = error, counts.flatten(1, -2).sum(1), unit
@@ -206,6 +208,22 @@ def test_positions_count_by_the_slope_of_the_activation():
     bias = constants(gm)["a.bias"]
     assert -0.25 * 127.5 / 64 * 0.8 < float(bias[3]) < -0.02
     torch.testing.assert_close(bias[2], torch.tensor(-0.25 * 127.5 / 64), rtol=0.15, atol=0)
+
+
+def test_tokens_count_by_the_inverse_of_their_size():
+    """Of channel 1, 3.25 x is 3 x in integers: an error of 0.25 x. One token of four has x = 100, the others 1."""
+    model = nn.Sequential(nn.Linear(1, 2, bias=False)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[7.0], [3.25]]))
+    x = torch.tensor([1.0, 100.0, 1.0, 1.0]).view(1, 4, 1).expand(4, -1, -1).contiguous()
+    float_gm = captured(model, x)
+    gm = quantized(float_gm, x)
+    correct(gm, float_gm, x)
+    tokens, step = x[0, :, 0], 100 / 255
+    errors = 3.25 * tokens - 3 * torch.round(tokens / step) * step
+    weights = 1 / tokens.square()
+    expected = (errors * weights).sum() / weights.sum()
+    torch.testing.assert_close(constants(gm)["0.bias"][1], expected, rtol=1e-3, atol=0)
 
 
 def test_for_int32_biases():
