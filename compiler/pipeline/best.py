@@ -23,6 +23,7 @@ from ..quant.simulate import simulate
 from ..quant.target import TargetSpec
 from .data import Dataset
 from .fitting import example_inputs
+from .float_budget import within_budget
 from .holdout import few_samples, split_samples
 from .loss import Loss, OutputLoss
 from .lower import collect, lower, plan_targets, prepare
@@ -33,7 +34,7 @@ _JUDGED = 32
 _WORTH = 0.1  # dB
 # Option, what is tried for it; the first is where the search starts.
 _ALTERNATIVES: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("calibration", tuple(CollectorMethod.parse(text) for text in ("percentile", "mse", "minmax"))),
+    ("calibration", tuple(CollectorMethod.parse(text) for text in ("mse", "percentile", "minmax"))),
     ("rounding", ("gptq", "adaround")),
     ("split_ratio", (0.0, 0.02)),
 )
@@ -110,8 +111,8 @@ class _Judge:
         floats = prepare(self._model, examples, options, self._tuning.name, self._batches, self._progress)
         plans = plan_targets(floats, [self._spec], options)
         stats = collect(floats, plans, self._batches(), options, self._tuning.count, self._progress)
-        plan = plans[self._spec.name]
-        program = lower(floats, self._spec, plan, stats, options, self._progress).program
+        spent = within_budget(floats, self._spec, plans[self._spec.name], stats, options, self._progress)
+        program = lower(floats, self._spec, spent.plan, spent.stats, options, self._progress).program
         loss = OutputLoss()
         with torch.no_grad(), self._progress.track("judge", self._judged.count) as advance:
             done = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -34,6 +35,7 @@ from .data import Dataset
 from .entries import calibration_entry, compile_notes, input_entries, pass_entries, share_entry, target_entry
 from .explain import Explanation, explain
 from .fitting import example_inputs, fixed_batch, in_batches_of
+from .float_budget import within_budget
 from .holdout import few_samples
 from .lower import FloatModel, Lowered, collect, lower, plan_targets, prepare
 from .manifest import Manifest
@@ -258,8 +260,10 @@ def _lower_target(job: _Job, backend: Backend) -> tuple[Lowered, MaxDrop | None]
         if relieved is not None and relieved.relief != Relief():
             batches = (batch.inputs for batch in job.data)
             stats = collect(job.model, {spec.name: plan}, batches, options, job.data.count, job.progress)
-        after = None if job.watch is None else job.watch.quantized_pass(spec, plan)
-        return lower(job.model, spec, plan, stats, options, job.progress, after), relieved
+        spent = within_budget(job.model, spec, plan, stats, options, job.progress)
+        after = None if job.watch is None else job.watch.quantized_pass(spec, spent.plan)
+        lowered = lower(job.model, spec, spent.plan, spent.stats, options, job.progress, after)
+        return dataclasses.replace(lowered, notes=spent.notes()), relieved
 
 
 def _explain(job: _Job, backend: Backend, lowered: Lowered) -> None:

@@ -160,7 +160,7 @@ def target_entry(
         tolerance_float=max(1e-5, 2 * checked.golden_worst.worst_float),
         accuracy=share_entry(checked.accuracy),
         agreement=share_entry(checked.agreement),
-        notes=backend.spec.notes,
+        notes=(*backend.spec.notes, *lowered.notes),
         max_drop=max_drop_entry(relieved),
         saturation=saturation_entry(lowered),
     )

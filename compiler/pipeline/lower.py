@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from ..ir.capture import Capturable, capture
 from ..ir.passes import After, PassContext, PassReport, run_passes
 from ..ir.progress import Progress, Silent
 from ..ir.shapes import annotate
-from ..quant.calibrate import CalibrationStats, calibrate
+from ..quant.calibrate import CalibrationStats, calibrate, range_key
 from ..quant.channel_stats import ChannelStats
 from ..quant.isa import choose_isa
 from ..quant.plan import Plan, plan_quantization
@@ -45,13 +46,14 @@ class FloatModel:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """One target's plan and program, what its passes did, and whether 16-bit sums can saturate (None where the
-    target's kernels have none)."""
+    """One target's plan and program, what its passes did, whether 16-bit sums can saturate (None where the
+    target's kernels have none), and what must be known of how it came about."""
 
     plan: Plan
     program: Program
     passes: PassReport
     saturation: SaturationProof | None = None
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -86,8 +88,13 @@ def prepare(
     return FloatModel(gm, tuple(examples), report, ctx.channel_stats or stats, batches)
 
 
-def plan_targets(model: FloatModel, specs: Iterable[TargetSpec], options: CompileOptions) -> dict[str, Plan]:
-    """One plan for each target, by target name."""
+def plan_targets(
+    model: FloatModel,
+    specs: Iterable[TargetSpec],
+    options: CompileOptions,
+    relieved: Mapping[str, str] | None = None,
+) -> dict[str, Plan]:
+    """One plan for each target, by target name; `relieved` as in `plan_quantization`."""
     return {
         spec.name: plan_quantization(
             model.gm,
@@ -97,6 +104,7 @@ def plan_targets(model: FloatModel, specs: Iterable[TargetSpec], options: Compil
             weight_bits=options.weight_bits,
             weight_range=options.weight_range,
             layers=options.layers,
+            relieved=relieved,
         )
         for spec in specs
     }
@@ -114,6 +122,24 @@ def collect(
     method = options.calibration or make_recipe(options).calibration
     with (progress or Silent()).track("calibrate", samples) as advance:
         return calibrate(model.gm, list(plans.values()), batches, method, advance)
+
+
+def collect_missing(
+    model: FloatModel,
+    plan: Plan,
+    stats: CalibrationStats,
+    batches: Batches,
+    options: CompileOptions,
+    samples: int | None = None,
+    progress: Progress | None = None,
+) -> CalibrationStats:
+    """`stats` with the groups of `plan` that it does not have, which are collected."""
+    missing = [g for g in plan.groups if g.fixed is None and range_key(g) not in stats.ranges]
+    if not missing:
+        return stats
+    part = {plan.target: dataclasses.replace(plan, groups=tuple(missing))}
+    new = collect(model, part, batches(), options, samples, progress)
+    return dataclasses.replace(new, ranges={**stats.ranges, **new.ranges})
 
 
 def lower(

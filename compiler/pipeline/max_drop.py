@@ -21,7 +21,7 @@ import torch
 from ..ir.errors import InputError, VerificationError
 from ..ir.passes import evaluate, flatten_tensors
 from ..ir.progress import Progress, Silent
-from ..quant.calibrate import CalibrationStats, range_key
+from ..quant.calibrate import CalibrationStats
 from ..quant.layer_options import LayerOptions
 from ..quant.plan import Plan
 from ..quant.program import Program
@@ -33,7 +33,7 @@ from .data import Dataset
 from .fitting import in_batches_of
 from .holdout import few_samples, split_samples
 from .loss import OutputLoss
-from .lower import FloatModel, collect, lower, plan_targets
+from .lower import FloatModel, collect_missing, lower, plan_targets
 from .options import CompileOptions
 from .sensitivity import Sensitivity, measure_sensitivity
 
@@ -190,14 +190,15 @@ class _Trial:
 
     def _ranges(self, plan: Plan) -> CalibrationStats:
         """Statistics of the plan's groups; only those that no plan before had are collected."""
-        missing = [g for g in plan.groups if g.fixed is None and range_key(g) not in self._stats.ranges]
-        if missing:
-            part = dataclasses.replace(plan, groups=tuple(missing))
-            batches = (batch.inputs for batch in self._tuning)
-            new = collect(
-                self._model, {plan.target: part}, batches, self._options, self._tuning.count, self._progress
-            )
-            self._stats = dataclasses.replace(new, ranges={**self._stats.ranges, **new.ranges})
+        self._stats = collect_missing(
+            self._model,
+            plan,
+            self._stats,
+            lambda: (batch.inputs for batch in self._tuning),
+            self._options,
+            self._tuning.count,
+            self._progress,
+        )
         return self._stats
 
     def _count(self, program: Program, advance: Callable[[int], None]) -> float:

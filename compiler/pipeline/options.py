@@ -17,7 +17,8 @@ from ..quant.weight_range import WeightRange
 class CompileOptions:
     """`keep_float`, the weight options and `layers` as in `plan_quantization`, `dynamic_axes` as in `capture`.
     `calibration`, `rounding` of weights, and `split_ratio`, the share of channels that `split_outliers` may add,
-    are None for what the recipe has.
+    are None for what the recipe has; so is `float_budget`, the share of the multiplications that may run in float
+    where integers would ruin the outputs (see `float_budget.py`).
 
     `golden_samples` is the number of calibration samples kept in the bundle as test vectors; `parity_samples`
     the number of samples on which simulated and deployed are compared end to end (of the evaluation data where
@@ -36,6 +37,7 @@ class CompileOptions:
     layers: Mapping[str, LayerOptions] = field(default_factory=dict)
     split_ratio: float | None = None
     rounding: RoundingMethod | None = None
+    float_budget: float | None = None
     tracer: Tracer = "export"
     dynamic_axes: tuple[int, ...] = (0,)
     float_artifact: bool = True

@@ -31,18 +31,19 @@ from ..quant.collectors import CollectorMethod
 from ..quant.layer_options import LayerOptions
 from .options import CompileOptions
 
-PERCENTILE, MINMAX = CollectorMethod("percentile"), CollectorMethod("minmax")
+PERCENTILE, MSE, MINMAX = CollectorMethod("percentile"), CollectorMethod("mse"), CollectorMethod("minmax")
 DATA_FREE, BEST = "data-free", "best"
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Passes on the float graph, passes on each target's quantized graph, and how ranges are chosen where the
-    options do not say."""
+    """Passes on the float graph, passes on each target's quantized graph, and how ranges are chosen and what may
+    stay float (see `float_budget.py`) where the options do not say."""
 
     floats: tuple[Pass, ...]
     integers: tuple[Pass, ...] = ()
     calibration: CollectorMethod = PERCENTILE
+    float_budget: float = 0.0
 
 
 def _fast(options: CompileOptions) -> Recipe:
@@ -78,11 +79,13 @@ def _default(options: CompileOptions) -> Recipe:
             FixSaturation(options.isa, rescale=False),
             CorrectBias(),
         ),
+        calibration=MSE,
+        float_budget=0.15,
     )
 
 
 def _data_free(options: CompileOptions) -> Recipe:
-    return dataclasses.replace(_default(options), calibration=MINMAX)
+    return dataclasses.replace(_default(options), calibration=MINMAX, float_budget=0.0)
 
 
 def _splitting(options: CompileOptions, ratio: float) -> dict[str, Any]:

@@ -8,7 +8,8 @@ integers only if its inputs are integers already, since converting for an add or
 saves. A graph input counts as integers if an integer op reads it, directly or through such ops.
 
 A concat from which only views and further concats lead to the graph's outputs stays float: as integers it would
-put parts of unlike range (a detector's boxes and its class scores) on one scale, for a result that is float anyway.
+put parts of unlike range (a detector's boxes and its class scores) on one scale, for a result that is float
+anyway.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What `plan_quantization` decided. `groups` are in graph order of their first member. `kept` names the nodes
-    that the user wants in float, even between integers."""
+    that shall be float, even between integers."""
 
     target: str
     bias: BiasKind
@@ -107,19 +108,21 @@ def plan_quantization(
     weight_bits: int = 8,
     weight_range: WeightRange = "minmax",
     layers: Mapping[str, LayerOptions] | None = None,
+    relieved: Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide what `target` runs on integers in `gm` (stage FLOAT, annotated with shapes).
 
     `keep_float` are globs over node names and module paths; a module stands for all that it contains.
     `per_tensor_weights`, `weight_bits` and `weight_range` are as in `LayerOptions`, for every weight; `layers` has
-    the exceptions, by globs of the same kind.
+    the exceptions, by globs of the same kind. `relieved` are nodes that stay float, with the reason.
 
     Raises:
         InputError: a glob matches nothing, or there are no weights of so many bits.
     """
     usual = LayerOptions(weight_bits=weight_bits, per_tensor=per_tensor_weights, weight_range=weight_range)
     special = layer_options(gm, layers or {})
-    kept = _kept(gm, keep_float, layers or {})
+    kept = {node: f"kept float by {by!r}" for node, by in _kept(gm, keep_float, layers or {}).items()}
+    kept |= {node: relieved[node.name] for node in gm.graph.nodes if relieved and node.name in relieved}
     candidates: dict[fx.Node, _Region] = {}
     reasons: dict[fx.Node, str] = {}
     for node in gm.graph.nodes:
@@ -189,12 +192,12 @@ class _Region:
 def _candidate(
     gm: fx.GraphModule, node: fx.Node, target: TargetSpec, kept: Mapping[fx.Node, str]
 ) -> _Region | str:
-    """The region that `node` starts, or the reason why it stays float."""
+    """The region that `node` starts, or the reason why it stays float; `kept` has those that shall."""
     rule = target.ops.get(node.target)  # type: ignore[call-overload]
     if rule is None:
         return f"{target.name} has no integer kernel for {op_name(node.target)}"
     if node in kept:
-        return f"kept float by {kept[node]!r}"
+        return kept[node]
     if (reason := rule.check(node) or _parameter_reason(gm, node, rule, target)) is not None:
         return reason
     inputs = activation_inputs(node)

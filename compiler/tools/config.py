@@ -66,6 +66,7 @@ class CompileConfig(BaseModel):
     weight_bits: int = Field(8, ge=2, le=8)
     weight_range: WeightRange = "minmax"
     split_ratio: float | None = Field(None, ge=0, le=1)
+    float_budget: float | None = Field(None, ge=0, le=1)
     isa: str = SAFE
     tracer: Literal["export", "symbolic"] = "export"
     dynamic_axes: tuple[int, ...] = (0,)
@@ -109,6 +110,7 @@ class CompileConfig(BaseModel):
             weight_bits=self.weight_bits,
             weight_range=self.weight_range,
             split_ratio=self.split_ratio,
+            float_budget=self.float_budget,
             isa=self.isa,
             layers={glob: layer.options() for glob, layer in self.layers.items()},
             tracer=self.tracer,

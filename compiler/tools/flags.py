@@ -68,6 +68,12 @@ FLAGS: Mapping[str, Flag] = {
         metavar="X",
         help="Share of channels added by splitting those with outliers: 0.02. 0 for none.",
     ),
+    "float_budget": _option(
+        float,
+        metavar="X",
+        help="Share of the multiplications that may run in float where int8 would ruin the outputs. "
+        "Default: 0.15, with fast and data-free 0.",
+    ),
     "isa": _option(
         str,
         metavar="NAME|safe|native",
@@ -123,7 +129,16 @@ BITS = Flag(
 SAMPLES = Flag(Annotated[int, typer.Option(metavar="N", min=1, help="Calibration samples to measure on.")], 32)
 
 # How a model is captured, quantized and fed; of the raw data, `PREPROCESS`.
-RECIPE = ("calibration", "recipe", "per_tensor", "weight_bits", "weight_range", "split_ratio", "isa")
+RECIPE = (
+    "calibration",
+    "recipe",
+    "per_tensor",
+    "weight_bits",
+    "weight_range",
+    "split_ratio",
+    "float_budget",
+    "isa",
+)
 READING = ("tracer", "dynamic_axes", "static", "batch_size", "limit")
 PREPROCESS = ("mean", "std", "scale", "layout", "dtype", "size", "color")
 

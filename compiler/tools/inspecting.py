@@ -19,6 +19,7 @@ from ..ir.dump import dump
 from ..ir.errors import InputError
 from ..pipeline.driver import example_inputs
 from ..pipeline.entries import pass_entries
+from ..pipeline.float_budget import within_budget
 from ..pipeline.lower import FloatModel, collect, plan_targets, prepare
 from ..pipeline.manifest import Manifest, PassEntry, TargetEntry
 from ..quant.calibrate import CalibrationStats
@@ -66,6 +67,9 @@ def inspect_model(config: CompileConfig) -> Inspection:
         return Inspection(model, plans, None)
     progress = make_progress(quiet=config.quiet)
     stats = collect(model, plans, (batch.inputs for batch in data), options, data.count, progress)
+    for spec in specs:
+        spent = within_budget(model, spec, plans[spec.name], stats, options, progress)
+        plans[spec.name], stats = spent.plan, spent.stats
     return Inspection(model, plans, stats)
 
 

@@ -1,0 +1,191 @@
+"""Keep float what would ruin the outputs on integers and costs little in float: what makes `default` safe.
+
+Each value's noise at the outputs is measured alone (`value_noise.py`). Where all of it together is more than
+`GOAL`, values are freed of rounding, the most noise per cost first, until the rest is within `GOAL` or the budget
+is spent. A value is free of rounding if what makes it and what reads it run in float; that costs their
+multiplications, as a share of the whole graph's. Nets that quantize well are left alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from ..ir.constants import constant
+from ..ir.ops import CONV_TRANSPOSE, OPS
+from ..ir.progress import Progress, Silent
+from ..ir.shapes import tensor_meta
+from ..quant.calibrate import CalibrationStats
+from ..quant.plan import Group, Plan
+from ..quant.target import TargetSpec
+from ..quant.value_noise import value_noise
+from ..quant.walk import samples_within
+from .lower import FloatModel, collect_missing, plan_targets
+from .options import CompileOptions
+from .recipes import make_recipe
+
+GOAL = 10 ** (-16 / 10)  # noise over signal: about one top-1 prediction of twenty changes
+_SAMPLES = 8
+_MEMORY = 2**30  # bytes of activations that may be held for the backward pass
+_LEAST_SHARE = 0.01  # of all noise: what a value must bring to be worth a change
+_ELEMENT = 8  # multiplications that one element costs at an op without weights, conversions included
+
+
+@dataclass(frozen=True, slots=True)
+class FloatBudget:
+    """The nodes to keep float, why by node, the share of the multiplications that they are, and the noise over
+    signal at the outputs that is expected of the values' rounding, before and after."""
+
+    reasons: Mapping[str, str]
+    share: float
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Relieved:
+    """A target's plan and statistics with the budget spent; None where there was no need or no budget."""
+
+    plan: Plan
+    stats: CalibrationStats
+    budget: FloatBudget | None = None
+
+    def notes(self) -> tuple[str, ...]:
+        """What must be said of it."""
+        found = self.budget
+        if found is None:
+            return ()
+        return (
+            f"{len(found.reasons)} ops ({found.share:.1%} of the multiplications) stay float: rounding is "
+            f"expected to leave the outputs {_decibel(found.after)} dB of signal over noise so, "
+            f"{_decibel(found.before)} dB if they ran on integers; --float-budget says how much may stay",
+        )
+
+
+def within_budget(
+    model: FloatModel,
+    spec: TargetSpec,
+    plan: Plan,
+    stats: CalibrationStats,
+    options: CompileOptions,
+    progress: Progress | None = None,
+) -> Relieved:
+    """`plan` with the float budget of the options or their recipe spent, and `stats` for all that it quantizes.
+
+    Nothing is spent where a bound on the measured loss decides (`max_drop`), or without calibration samples.
+    """
+    budget = make_recipe(options).float_budget if options.float_budget is None else options.float_budget
+    if not budget or options.max_drop is not None or model.batches is None:
+        return Relieved(plan, stats)
+    with (progress or Silent()).track("measure rounding noise", _SAMPLES) as advance:
+        few = _few(model)
+        found = spend_float_budget(model.gm, plan, stats, few, budget, advance)
+    if not found.reasons:
+        return Relieved(plan, stats)
+    plan = plan_targets(model, [spec], options, found.reasons)[spec.name]
+    return Relieved(plan, collect_missing(model, plan, stats, model.batches, options, progress=progress), found)
+
+
+def _few(model: FloatModel) -> list[tuple[Tensor, ...]]:
+    """The first calibration batches, each as large as a backward pass can hold."""
+    assert model.batches is not None
+    size = max(2, samples_within(model.gm, _MEMORY // 8))
+    found, count = list[tuple[Tensor, ...]](), 0
+    for batch in model.batches():
+        found.append(tuple(tensor[: min(size, _SAMPLES - count)] for tensor in batch))
+        count += len(found[-1][0])
+        if count >= _SAMPLES:
+            break
+    return found
+
+
+def spend_float_budget(
+    gm: fx.GraphModule,
+    plan: Plan,
+    stats: CalibrationStats,
+    batches: Iterable[Sequence[Tensor]],
+    budget: float,
+    advance: Callable[[int], None] | None = None,
+) -> FloatBudget:
+    """What to keep float of `plan` for at most `budget` of the graph's multiplications."""
+    noise = value_noise(gm, plan, stats, batches, advance=advance)
+    by_group = {group: sum(noise.get(name, 0.0) for name in group.members) for group in plan.groups}
+    costs = {node.name: multiplications(gm, node) for node in gm.graph.nodes}
+    total = sum(costs[node.name] for node in gm.graph.nodes if node.target in OPS) or 1.0
+    found = [_spend(plan, by_group, costs, budget * total, order) for order in (_by_ratio, _by_gain)]
+    reasons, spent, left = min(found, key=lambda tried: tried[2])
+    return FloatBudget(reasons, spent / total, sum(by_group.values()), left)
+
+
+def _by_ratio(gain: float, price: float) -> float:
+    return gain / max(price, 1.0)
+
+
+def _by_gain(gain: float, price: float) -> float:
+    return gain
+
+
+def _spend(
+    plan: Plan,
+    by_group: Mapping[Group, float],
+    costs: Mapping[str, float],
+    budget: float,
+    order: Callable[[float, float], float],
+) -> tuple[dict[str, str], float, float]:
+    """Nodes with reasons, what they cost, and the noise that is left; values in descending `order`."""
+    before = sum(by_group.values())
+    noise, left, spent, reasons = dict(by_group), before, 0.0, dict[str, str]()
+    while left > GOAL:
+        prices = {
+            group: price
+            for group, gain in noise.items()
+            if gain >= _LEAST_SHARE * before and spent + (price := _price(plan, group, costs, reasons)) <= budget
+        }
+        if not prices:
+            break
+        group = max(prices, key=lambda found: order(noise[found], prices[found]))
+        gain = noise.pop(group)
+        left, spent = max(left - gain, 0.0), spent + prices[group]
+        text = f"kept float: rounding {group.members[0]} alone would leave the outputs {_decibel(gain)} dB"
+        for name in _calls(plan, group):
+            reasons.setdefault(name, text)
+    return reasons, spent, left
+
+
+def _decibel(noise: float) -> str:
+    """Signal over noise."""
+    return f"{-10 * math.log10(max(noise, 1e-12)):.1f}"
+
+
+def _price(plan: Plan, group: Group, costs: Mapping[str, float], paid: Mapping[str, str]) -> float:
+    return sum(costs[name] for name in _calls(plan, group) if name not in paid)
+
+
+def _calls(plan: Plan, group: Group) -> list[str]:
+    """Every integer op that makes or reads one of the group's values, and the activations fused after it."""
+    members = set(group.members)
+    found = [op for op in plan.ops.values() if not members.isdisjoint((*op.inputs, *op.outputs))]
+    return [name for op in found for name in (op.node, *op.fused)]
+
+
+def multiplications(gm: fx.GraphModule, node: fx.Node) -> float:
+    """What `node` costs for one sample: multiplications of a layer, some for each element of another op."""
+    meta = tensor_meta(node)
+    if node.op != "call_function" or meta is None:
+        return 0.0
+    info = OPS.get(node.target)  # type: ignore[call-overload]
+    if info is None:
+        return _ELEMENT * _elements(meta)
+    weight = constant(gm, node.args[info.weight])
+    source = tensor_meta(node.args[0]) if node.target in CONV_TRANSPOSE else meta  # type: ignore[arg-type]
+    if weight is None or source is None:  # it is computed: no integer kernel
+        return 0.0
+    return _elements(source) / weight.shape[0] * weight.numel()
+
+
+def _elements(meta: Tensor) -> float:
+    """Elements of one sample."""
+    return float(math.prod(size for size in meta.shape[1:] if isinstance(size, int)))

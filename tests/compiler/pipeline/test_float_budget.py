@@ -1,0 +1,137 @@
+import dataclasses
+
+import pytest
+import torch
+from fxedge.backends import registry
+from fxedge.compiler.pipeline.float_budget import (
+    GOAL,
+    Relieved,
+    multiplications,
+    spend_float_budget,
+    within_budget,
+)
+from fxedge.compiler.pipeline.lower import FloatModel, collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.options import CompileOptions
+from fxedge.compiler.quant.simulate import simulate
+from support import inputs
+from torch import Tensor, nn
+from toy_target import captured
+
+SPEC = registry.get("onnx").spec
+FAST = CompileOptions(recipe="fast", float_budget=0.3)
+
+
+class Uneven(nn.Module):
+    """The stem's channels differ by a factor of 3,000, and the small ones carry the result; the rest is benign."""
+
+    def __init__(self, ratio: float = 3e3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.middle, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 32, 3)
+        self.head = nn.Linear(32, 5)
+        self.stem.weight.data[0] *= ratio
+        self.middle.weight.data[:, 0] /= ratio
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.middle(nn.functional.hardswish(self.stem(x))).relu()).relu()
+        return self.head(x.mean((2, 3)))
+
+
+X = inputs((16, 3, 12, 12))[0]
+
+
+def prepared(model: nn.Module, options: CompileOptions = FAST) -> FloatModel:
+    return prepare(model.eval(), (X[:2],), options, batches=lambda: iter([(X[:8],), (X[8:],)]))
+
+
+def spent(model: FloatModel, options: CompileOptions = FAST) -> Relieved:
+    plans = plan_targets(model, [SPEC], options)
+    stats = collect(model, plans, [(X,)], options)
+    return within_budget(model, SPEC, plans["onnx"], stats, options)
+
+
+def sqnr(model: FloatModel, found: Relieved, options: CompileOptions = FAST) -> float:
+    program = lower(model, SPEC, found.plan, found.stats, options).program
+    with torch.no_grad():
+        wanted = model.gm(X)
+        got = next(iter(simulate(program, (X,)).outputs.values()))
+    varies = (wanted - wanted.mean(0)).square().sum()
+    return float(10 * torch.log10(varies / (got - wanted).square().sum()))
+
+
+def test_what_integers_would_ruin_stays_float_and_the_plan_says_why():
+    model = prepared(Uneven())
+    without = spent(model, dataclasses.replace(FAST, float_budget=0.0))
+    found = spent(model)
+    assert without.budget is None
+    assert [skip.node for skip in without.plan.floats] == []
+    assert [skip.node for skip in found.plan.floats] == ["stem (conv2d)", "hardswish", "middle (conv2d_1)", "relu"]
+    reason = found.plan.floats[0].reason
+    assert reason.startswith("kept float: rounding conv2d alone would leave the outputs ")
+    assert reason.endswith(" dB")
+    assert sqnr(model, found) > sqnr(model, without) + 10
+
+
+def test_the_prediction_is_what_comes_of_it():
+    model = prepared(Uneven())
+    found = spent(model)
+    assert found.budget is not None
+    assert found.budget.after <= GOAL < found.budget.before
+    (note,) = found.notes()
+    assert note.startswith(
+        f"{len(found.budget.reasons)} ops ({found.budget.share:.1%} of the multiplications) stay"
+    )
+
+
+def test_a_net_that_quantizes_well_is_left_alone():
+    found = spent(prepared(Uneven(ratio=1.0)))
+    assert found.budget is None
+    assert found.notes() == ()
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.05, 0.2, 0.5])
+def test_the_budget_is_kept(budget: float):
+    model = prepared(Uneven(ratio=1e5))
+    plans = plan_targets(model, [SPEC], FAST)
+    stats = collect(model, plans, [(X,)], FAST)
+    found = spend_float_budget(model.gm, plans["onnx"], stats, [(X[:8],)], budget)
+    assert found.share <= budget
+    assert found.after <= found.before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dataclasses.replace(FAST, float_budget=None),
+        dataclasses.replace(FAST, float_budget=0.0),
+        dataclasses.replace(FAST, max_drop=1.0),
+        CompileOptions(recipe="data-free"),
+    ],
+    ids=["fast", "none", "max-drop", "data-free"],
+)
+def test_nothing_is_spent_where_nothing_may_be(options: CompileOptions):
+    model = prepared(Uneven(), FAST)
+    assert spent(model, options).budget is None
+
+
+def test_nothing_is_spent_without_samples():
+    model = prepare(Uneven().eval(), (X[:2],), FAST)
+    assert spent(model).budget is None
+
+
+def test_multiplications_of_a_sample():
+    gm = captured(
+        nn.Sequential(
+            nn.Conv2d(4, 8, 3, groups=2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, 6, 2, stride=2),
+            nn.Flatten(),
+            nn.Linear(216, 5),
+        ).eval(),
+        inputs((2, 4, 5, 5))[0],
+    )
+    found = {str(node.target): multiplications(gm, node) for node in gm.graph.nodes if node.op == "call_function"}
+    assert found["aten.conv2d.default"] == 9 * 8 * 2 * 9
+    assert found["aten.conv_transpose2d.input"] == 9 * 8 * 6 * 4
+    assert found["aten.linear.default"] == 216 * 5
+    assert found["aten.relu.default"] == 8 * 9 * 8

@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+from fxedge.compiler.quant.calibrate import CalibrationStats, calibrate
+from fxedge.compiler.quant.collectors import CollectorMethod
+from fxedge.compiler.quant.plan import Plan, plan_quantization
+from fxedge.compiler.quant.qparams import choose_qparams, dequantize, quantize
+from fxedge.compiler.quant.value_noise import value_noise
+from support import Calls, inputs
+from torch import Tensor, fx, nn
+from toy_target import TOY, TOY_SHARED_CAT, captured
+
+
+class Small(nn.Module):
+    """Two layers whose values differ much in range from channel to channel, and a concat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(16, 5)
+        self.first.weight.data[0] *= 100
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        return self.head(torch.cat([self.second(x).mean((2, 3)), x.mean((2, 3))], 1))
+
+
+X = inputs((64, 3, 8, 8))[0]
+
+
+def planned(model: nn.Module, x: Tensor, spec=TOY) -> tuple[fx.GraphModule, Plan, CalibrationStats]:
+    gm = captured(model.eval(), x)
+    plan = plan_quantization(gm, spec)
+    return gm, plan, calibrate(gm, [plan], [(x,)], CollectorMethod("minmax"))
+
+
+class Rounding(fx.Interpreter):
+    """The graph with one group's values rounded."""
+
+    def __init__(self, gm, members, qp):
+        super().__init__(gm)
+        self.members, self.qp = members, qp
+
+    def run_node(self, n):
+        result = super().run_node(n)
+        return dequantize(quantize(result, self.qp), self.qp) if n.name in self.members else result
+
+
+def measured(gm: fx.GraphModule, plan: Plan, stats: CalibrationStats) -> dict[str, float]:
+    """Noise over signal at the output with one value rounded at a time."""
+    found = {}
+    with torch.no_grad():
+        wanted = gm(X)
+        signal = (wanted - wanted.mean(0)).square().sum() * len(X) / (len(X) - 1)
+        for group in plan.groups:
+            qp = choose_qparams(*stats.range_of(group), group.spec)
+            noise = (Rounding(gm, group.members, qp).run(X) - wanted).square().sum()
+            found[group.members[0]] = float(noise / signal)
+    return found
+
+
+@pytest.mark.parametrize("spec", [TOY, TOY_SHARED_CAT], ids=lambda spec: spec.name)
+def test_each_value_brings_the_noise_that_rounding_it_alone_makes(spec):
+    gm, plan, stats = planned(Small(), X, spec)
+    found = value_noise(gm, plan, stats, [(X,)], projections=256)
+    for group in plan.groups:
+        noise = sum(found.get(name, 0.0) for name in group.members)
+        assert noise == pytest.approx(measured(gm, plan, stats)[group.members[0]], rel=0.25), group.members
+
+
+def test_the_seed_decides_and_the_number_of_samples_does_not_scale():
+    gm, plan, stats = planned(Small(), X)
+    once = value_noise(gm, plan, stats, [(X,)])
+    assert once == value_noise(gm, plan, stats, [(X,)])
+    assert once != value_noise(gm, plan, stats, [(X,)], seed=1)
+    thrice = value_noise(gm, plan, stats, [(X,)] * 3)
+    assert sum(thrice.values()) == pytest.approx(sum(once.values()), rel=0.5)
+
+
+def test_progress_counts_samples():
+    gm, plan, stats = planned(Small(), X)
+    seen = []
+    value_noise(gm, plan, stats, [(X[:4],), (X[4:6],)], projections=1, advance=seen.append)
+    assert seen == [4, 6]
+
+
+def test_one_sample_is_enough_for_a_figure():
+    gm, plan, stats = planned(Small(), X)
+    found = value_noise(gm, plan, stats, [(X[:1],)])
+    assert all(math.isfinite(noise) and noise > 0 for noise in found.values())
+
+
+def test_values_behind_integer_inputs_count():
+    x = torch.arange(8).reshape(2, 4)
+    gm, plan, stats = planned(nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 3)), x)
+    assert sum(value_noise(gm, plan, stats, [(x,)]).values()) > 0
+
+
+def test_outputs_that_have_no_gradient_say_nothing():
+    model = Calls(lambda self, x: self.layer(x).argmax(1), layer=nn.Conv2d(3, 2, 1))
+    gm, plan, stats = planned(model, X)
+    assert set(value_noise(gm, plan, stats, [(X,)]).values()) == {0.0}
