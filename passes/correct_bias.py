@@ -5,11 +5,12 @@ already. For each convolution, transposed convolution and linear that runs on in
 output before its activation minus what the integer inputs and the integer weights give, averaged over samples
 and positions for each output channel; bias += d. Positions count by the squared slope of the activation that
 follows: what relu cuts off, or SiLU flattens, shows in no result, and a mean that it dominates moves the rest away
-(YOLOX-nano: mAP fell from 27.6 to 20.8 with plain means). The tokens that a linear reads count by the inverse of
-their outputs' mean square as well: a few in each sentence are hundreds of times as large as the others, but only
-for the norm to divide them (MiniLM: embeddings were off by 1.2 of their size with plain means). The bias is stored
-as the target takes it (float32, or int32 of scale s_x·s_w), and the walk goes on with the stored one, so later
-layers see its rounding. A layer without a bias gets one; a bias that other layers read too is copied first.
+(YOLOX-nano: mAP fell from 27.6 to 20.8 with plain means). Outputs y of a linear for tokens count by
+1 / (1 + (y / 4m)²), m the median of |y| in the channel (Cauchy's weights): in transformers a few are hundreds of
+times as large as the rest, and would shift all of it (MiniLM: embeddings were off by 1.2 of their size with plain
+means). The bias is stored as the target takes it (float32, or int32 of scale s_x·s_w), and the walk goes on with
+the stored one, so later layers see its rounding. A layer without a bias gets one; a bias that other layers read
+too is copied first.
 
 The mean over few samples is an estimate: with standard error e (from the spread over samples) d is shrunk by
 1 - e²/d², and to zero below e (James and Stein, 1961, positive part), so that noise is not written into a bias
@@ -47,6 +48,7 @@ from ._slopes import Slopes
 from .insert_qdq import bias_qparams
 
 _MEMORY = 2**30  # bytes that the values of all samples may take together
+_OUTLYING = 4.0  # medians
 _TINY = torch.finfo(torch.float64).tiny
 _LARGEST_BIAS = 2**30  # of an int32 bias: the accumulator needs room for the sum
 
@@ -200,8 +202,9 @@ def _weights(step: IntegerStep, value: Tensor, slopes: Slopes) -> Tensor | None:
     weight = slopes.squared(step.anchor.name, value)
     if OPS[step.anchor.target].spatial or value.ndim < 3:  # type: ignore[index]
         return weight
-    size = value.square().mean(-1, keepdim=True).clamp(min=torch.finfo(value.dtype).tiny)
-    return (1 / size).expand_as(value).contiguous() if weight is None else weight / size
+    middle = value.flatten(0, -2).abs().median(0).values.clamp(min=torch.finfo(value.dtype).tiny)
+    ordinary = 1 / (1 + (value / (_OUTLYING * middle)).square())
+    return ordinary if weight is None else weight * ordinary
 
 
 def _over_positions(step: IntegerStep, values: Tensor) -> Tensor:
