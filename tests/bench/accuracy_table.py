@@ -14,7 +14,7 @@ import argparse
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -226,21 +226,22 @@ def bits_table(workshop: Workshop, rows: Sequence[BitsRow]) -> str:
     said = [weight_bits.format_table(list(lines.values())), ""]
     for bits in (6, 5):
         if (line := lines.get((bits, "nearest"))) is not None:
-            said.append(f"* {bits} bits, nearest: splitting at least as good as clipping: {_splitting(line)}")
+            said += [f"* {bits} bits, nearest: {text}" for text in _splitting(line)]
     if (line := lines.get((4, "adaround"))) is not None:
         exact = estimate(share_equal(line["float"], line["labels"]), len(line["labels"])).value
-        below = exact - weight_bits.top1_of(line, weight_bits.CLIP)
+        below = exact - weight_bits.share_of(line, weight_bits.CLIP, "labels")
         reached = "reached" if below <= 2 + 1e-9 else "**missed**"
         said.append(f"* 4 bits, clipped, AdaRound: within 2 points of float: {below:.2f} below, {reached}")
     return "\n".join([*said, "", _where(workshop)])
 
 
-def _splitting(line: Mapping[str, Any]) -> str:
-    """At which ratios splitting alone is as good as clipping alone."""
-    clip = weight_bits.top1_of(line, weight_bits.CLIP)
-    alone = [column for column in line["cells"] if column.startswith("split")]
-    enough = [column for column in alone if weight_bits.top1_of(line, column) >= clip - 1e-9]
-    return f"reached, {', '.join(enough)}" if enough else "**missed**"
+def _splitting(line: Mapping[str, Any]) -> Iterator[str]:
+    """Where splitting, alone or with clipping, is at least as good as clipping alone."""
+    for figure, wanted in (("top-1", "labels"), ("agreement", "float")):
+        shares = {column: weight_bits.share_of(line, column, wanted) for column in line["cells"]}
+        clip = shares[weight_bits.CLIP]
+        enough = [column for column, share in shares.items() if "split" in column and share >= clip - 1e-9]
+        yield f"by {figure}, at least as good as clipping ({clip:.1f}): {', '.join(enough) or '**none**'}"
 
 
 def _table(head: str, lines: Iterable[str], workshop: Workshop) -> str:

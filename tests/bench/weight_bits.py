@@ -36,7 +36,7 @@ from fxedge.passes.insert_qdq import InsertQdq
 from fxedge.passes.round_weights import RoundWeights
 from fxedge.passes.split_outliers import SplitOutliers
 from real import nets
-from real.bootstrap import Estimate, estimate, share_equal
+from real.bootstrap import Estimate, estimate, over_all, share_equal
 from real.compiling import REAL_NETS
 from real.measuring import commit, kept
 from torch import Tensor
@@ -103,15 +103,14 @@ def format_table(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def top1_of(line: Mapping[str, Any], column: str) -> float:
-    """In percent."""
-    return _estimate(line["cells"][column]["classes"], line["labels"]).value
+def share_of(line: Mapping[str, Any], column: str, wanted: str) -> float:
+    """How many images get the class wanted, "labels" or "float", in percent."""
+    return over_all(share_equal(line["cells"][column]["classes"], line[wanted]), len(line[wanted]))
 
 
 def _cell_text(line: Mapping[str, Any], column: str) -> str:
-    classes = line["cells"][column]["classes"]
-    agreement = _estimate(classes, line["float"]).value
-    return f"{_estimate(classes, line['labels']).format()}, {agreement:.1f}"
+    exact = _estimate(line["cells"][column]["classes"], line["labels"])
+    return f"{exact.format()}, {share_of(line, column, 'float'):.1f}"
 
 
 def _estimate(classes: Sequence[int], wanted: Sequence[int]) -> Estimate:
