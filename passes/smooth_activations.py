@@ -45,6 +45,7 @@ class SmoothActivations:
     """Scale what linears read by measured maxima; `alpha` is the part of the spread that their weights take up.
 
     `outliers`: a linear before a residual sum is scaled if one of its channels is so many times its median one.
+    `norms_only` leaves a network without layer norms alone: `EqualizeLayers` finds better factors there.
     `changes` counts the values smoothed.
     """
 
@@ -56,11 +57,14 @@ class SmoothActivations:
     alpha: float = 0.5
     multiply: bool = True
     outliers: float = 8.0
+    norms_only: bool = False
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
         if ctx.batches is None:
             names = ", ".join(node.name for node in placeholders(gm))
             return PassResult(0, (Skip(names, "without calibration batches the largest values are not known"),))
+        if self.norms_only and not gm.graph.find_nodes(op="call_function", target=aten.layer_norm.default):
+            return PassResult(0)
         outputs = residual_outputs(gm)
         largest = _largest(gm, dict.fromkeys(outputs, -1) | _axes_read(gm), ctx.batches())
         divided, skipped = self._divide_outputs(gm, outputs, largest)

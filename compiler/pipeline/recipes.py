@@ -23,6 +23,7 @@ from ...passes.fold_batch_norm import FoldBatchNorm
 from ...passes.fold_dead_channels import FoldDeadChannels
 from ...passes.fuse_activation import FuseActivation
 from ...passes.round_weights import RoundWeights
+from ...passes.smooth_activations import SmoothActivations
 from ...passes.split_outliers import SplitOutliers
 from ...passes.split_ranges import SplitRanges
 from ..ir.errors import InputError
@@ -64,6 +65,7 @@ def _default(options: CompileOptions) -> Recipe:
             FoldBatchNorm(),
             FuseActivation(),
             FoldDeadChannels(),
+            SmoothActivations(norms_only=True),
             EqualizeLayers(
                 per_tensor_weights=options.per_tensor_weights,
                 weight_bits=options.weight_bits,

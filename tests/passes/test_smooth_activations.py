@@ -243,3 +243,12 @@ def test_the_function_is_kept_for_any_alpha(alpha: float, dead: int, kind: type[
     gm = smoothed_input(model, x)
     run_passes(gm, [SmoothActivations(alpha)], PassContext(batches=lambda: iter([x])))
     torch.testing.assert_close(gm(*x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_networks_without_layer_norms_can_be_left_to_equalization() -> None:
+    (x,) = inputs(TOKENS)
+    for model, found in ((PreNorm(), 1), (nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), 0)):
+        gm = capture(model.eval(), (x,))
+        ctx = PassContext(example_inputs=(x,), batches=lambda: [(x,)])
+        changes = run_passes(gm, [SmoothActivations(norms_only=True)], ctx)["smooth-activations"].changes
+        assert (changes > 0) == found

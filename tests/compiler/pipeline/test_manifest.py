@@ -20,12 +20,13 @@ def test_it_says_what_the_deployed_user_needs(compiled: tuple[Path, CompileRepor
     (tensor,) = manifest.inputs
     assert (tensor.name, tensor.dtype, tensor.shape) == ("x", "float32", (None, 1, 6, 6))
     assert manifest.preprocess.dtype == "float32"
-    assert (manifest.calibration.method, manifest.calibration.samples) == ("percentile:99.99", 12)
+    assert (manifest.calibration.method, manifest.calibration.samples) == ("mse", 12)
     assert [entry.name for entry in manifest.passes] == [
         "canonicalize",
         "fold-batch-norm",
         "fuse-activation",
         "fold-dead-channels",
+        "smooth-activations",
         "equalize-layers",
         "split-ranges",
         "split-outliers",
