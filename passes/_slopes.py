@@ -8,21 +8,11 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from ..compiler.ir.channelwise import ELEMENTWISE
+from ..compiler.ir.clamps import is_clamp, tensor_bounds
 from ..compiler.ir.nodes import sole_user
-from ..compiler.ir.ops import aten, clamp_bounds
+from ..compiler.ir.ops import aten
 
-_SMOOTH = frozenset(
-    {
-        aten.hardswish.default,
-        aten.hardsigmoid.default,
-        aten.silu.default,
-        aten.gelu.default,
-        aten.sigmoid.default,
-        aten.tanh.default,
-        aten.leaky_relu.default,
-        aten.elu.default,
-    }
-)
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -49,9 +39,10 @@ class Slopes:
 def _activation(node: fx.Node) -> Activation | None:
     """The activations behind `node` as one function; None where another op reads it too or none follows."""
     user = sole_user(node)
-    if user is None or not (user.target in _SMOOTH or clamp_bounds(user) is not None):
+    if user is None or not (user.target in ELEMENTWISE or is_clamp(user)):
         return None
     assert isinstance(user.target, OpOverload)
-    target, rest = user.target, user.args[1:]
+    by_channel = user.target is aten.clamp.Tensor
+    target, rest = user.target, tensor_bounds(user) if by_channel else user.args[1:]
     behind = _activation(user)
     return lambda x: target(x, *rest) if behind is None else behind(target(x, *rest))

@@ -40,3 +40,12 @@ def test_of_the_activation_that_alone_reads_the_value(function, expected):
 )
 def test_without_one_all_of_an_error_gets_through(function):
     assert squared(function) is None
+
+
+def test_through_a_clamp_with_a_bound_for_each_channel():
+    high = torch.tensor([1.0, 6.0]).view(2, 1, 1)
+    calls = Calls(lambda m, x: torch.clamp(F.relu(m.conv(x)), max=m.high), conv=nn.Conv2d(2, 2, 1), high=high)
+    value = torch.tensor([-1.0, 0.5, 3.0, 8.0]).view(1, 1, 4, 1).expand(1, 2, 4, 1)
+    slopes = Slopes(captured(calls, *X)).squared("conv2d", value)
+    assert slopes is not None
+    assert slopes.flatten(2).tolist() == [[[0, 1, 0, 0], [0, 1, 1, 0]]]
