@@ -15,6 +15,9 @@ clamp's lower bound. The lowest value is the smaller of
 and the highest value mirrors it; so on these samples the function stays what it was, up to rounding, and inputs
 may go beyond them by the margin. Layers that pad with zeros cannot take a constant.
 
+In no recipe: behind `EqualizeLayers`, whose factors follow the ranges of activations as well, it gained nothing.
+(MobileNetV2 (TF), weights per tensor, to nearest, 120 images: 11 channels move, SQNR 10.16 dB with and without.)
+
 Nagel et al., *Data-Free Quantization* (2019), §4.1.3, with 3 deviations.
 """
 
