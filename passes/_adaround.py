@@ -6,8 +6,8 @@ the activation; 1 - |2h - 1|^β, with β falling from 20 to 2, drives each h to 
 count in multiples of what rounding at random costs, so that one strength of that term does for all layers. Nagel
 et al., *Up or Down? Adaptive Rounding for Post-Training Quantization* (2020), §3.
 
-The layer is a matrix product over sampled rows, its gradient is written out, and an iteration reads only a few
-hundred rows.
+The layer is a matrix product over sampled rows, its gradient is written out, and an iteration reads only the next
+few hundred rows of an order drawn once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _STRETCH, _SHIFT = 1.2, 0.1
 _WARM_UP = 0.2  # of the iterations: before that, nothing drives h to its ends
 _BETAS = (20.0, 2.0)
 _RATE = 1e-2
-_ELEMENTS = 2**19  # of the rows read by one iteration
+_ELEMENTS = 2**19  # of the rows that one iteration reads,
+_FEWEST, _MOST = 32, 512  # and how many rows those may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,19 @@ class Problem:
         return total
 
     def _off(self, outputs: Tensor, wanted: Tensor) -> Tensor:
-        return outputs.clamp(self.low, self.high) - wanted.clamp(self.low, self.high)
+        """`outputs` is overwritten."""
+        return torch.clamp(outputs, self.low, self.high, out=outputs).sub_(wanted.clamp(self.low, self.high))
 
-    def slope(self, z: Tensor, chosen: Tensor) -> Tensor:
-        """Gradient of half the mean squared error over the rows `chosen`, for each weight. An output beyond a
-        bound counts as long as its wanted value is not."""
-        rows = self.rows[:, chosen]
-        return rows.transpose(1, 2) @ self._off(rows @ z, self.wanted[:, chosen]) / len(chosen)
+    def shuffled(self, generator: torch.Generator) -> Problem:
+        """The same rows in random order."""
+        order = torch.randperm(self.rows.shape[1], generator=generator)
+        return Problem(self.rows[:, order], self.wanted[:, order], self.low, self.high)
+
+    def slope(self, z: Tensor, start: int, count: int) -> Tensor:
+        """Gradient of half the mean squared error over `count` rows from `start` on, for each weight. An output
+        beyond a bound counts as long as its wanted value is not."""
+        rows, wanted = self.rows.narrow(1, start, count), self.wanted.narrow(1, start, count)
+        return (rows.transpose(1, 2) @ self._off(rows @ z, wanted)).div_(count)
 
 
 def learn_rounding(
@@ -63,28 +70,32 @@ def learn_rounding(
     part = (real.float() - floor).clamp(0.01, 0.99)
     v = torch.logit((part + _SHIFT) / _STRETCH)
     groups, count, fan_in = problem.rows.shape
-    size = min(count, max(32, _ELEMENTS // (groups * fan_in)))
-    noise = problem.rows.square().sum(2).mean(1) / 12  # [groups]: of weights rounded at random
+    size = min(count, max(_FEWEST, min(_MOST, _ELEMENTS // (groups * fan_in))))
+    # [groups]: what rounding weights at random costs a row
+    noise = torch.linalg.vector_norm(problem.rows, dim=(1, 2)).square() / (12 * count)
     gain = 2 * fan_in / noise.clamp(min=1e-6)[:, None, None]
-    adam = _Adam(torch.zeros_like(v), torch.zeros_like(v))
+    problem, adam = problem.shuffled(generator), _Adam(torch.zeros_like(v), torch.zeros_like(v))
     for iteration in range(iterations):
         sigmoid = v.sigmoid()
-        h = (sigmoid * _STRETCH - _SHIFT).clamp_(0, 1)
-        chosen = torch.randint(count, (size,), generator=generator)
-        slope = problem.slope(floor + h, chosen) * gain + _drive(h, iteration / iterations)
+        h = (sigmoid * _STRETCH).sub_(_SHIFT)
         inside = (h > 0) & (h < 1)
-        v -= adam.step(slope * sigmoid * (1 - sigmoid) * inside * _STRETCH)
+        h.clamp_(0, 1)
+        start = min(iteration * size % count, count - size)
+        slope = problem.slope(floor + h, start, size).mul_(gain)
+        _add_drive(slope, h, iteration / iterations)
+        slope.mul_(sigmoid).mul_(sigmoid.neg_().add_(1)).mul_(inside).mul_(_STRETCH)
+        adam.step(v, slope)
     return floor + (v > 0)
 
 
-def _drive(h: Tensor, progress: float) -> Tensor | float:
-    """Gradient of 1 - |2h - 1|^β."""
+def _add_drive(slope: Tensor, h: Tensor, progress: float) -> None:
+    """Add the gradient of 1 - |2h - 1|^β; `h` is overwritten."""
     if progress < _WARM_UP:
-        return 0.0
+        return
     annealed = (progress - _WARM_UP) / (1 - _WARM_UP)
     beta = _BETAS[1] + (_BETAS[0] - _BETAS[1]) * 0.5 * (1 + math.cos(annealed * math.pi))
-    centered = 2 * h - 1
-    return -2 * beta * centered.abs().pow(beta - 1) * centered.sign()
+    centered = h.mul_(2).sub_(1)
+    slope.addcmul_(centered.abs().pow_(beta - 1), centered.sign(), value=-2 * beta)
 
 
 @dataclass(slots=True)
@@ -95,9 +106,10 @@ class _Adam:
     square: Tensor
     count: int = 0
 
-    def step(self, slope: Tensor) -> Tensor:
+    def step(self, v: Tensor, slope: Tensor) -> None:
+        """Move `v` against `slope`."""
         self.count += 1
         self.mean.lerp_(slope, 0.1)
         self.square.mul_(0.999).addcmul_(slope, slope, value=0.001)
-        rate = _RATE / (1 - 0.9**self.count)
-        return rate * self.mean / ((self.square / (1 - 0.999**self.count)).sqrt() + 1e-8)
+        size = (self.square / (1 - 0.999**self.count)).sqrt_().add_(1e-8)
+        v.addcdiv_(self.mean, size, value=-_RATE / (1 - 0.9**self.count))
