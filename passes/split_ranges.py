@@ -11,11 +11,14 @@ no rounding is added. Unlike equalization this holds for any activation (hardswi
 The concat has the channels in another order, which the readers take up (`_channel_order.py`); where they cannot,
 the layer is left alone. What one scale costs and which parts are best is in `_range_parts.py`: counted are the
 weights where they get one scale for the tensor, and the activations between the first layer and the concat where
-there are calibration samples.
+there are calibration samples. With such samples a layer is split, too, whose weights alone, on one scale, would
+leave that much noise at the graph's outputs (`_range_costs.py`): some have rows of nearly one range, but readers
+that amplify every error.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -40,11 +43,15 @@ from ._channel_order import (
     plan_order,
 )
 from ._layers import Layer, parameters
+from ._range_costs import row_costs
 from ._range_parts import Cut, Spread, best_cuts, noise_of_one
 from ._rewrite import insert_call, replace
 
+_BRANCH = re.compile(r"(^|\.)part\d+(\.|$)")  # in the names of a branch's weights
 _WEIGHT_STEPS, _ACTIVATION_STEPS = 127, 255
 _SAMPLES = 16  # of the calibration data
+_COSTED = 4  # of them show what weights cost at the outputs
+_GAIN_AT_OUTPUTS = 2.0  # that noise is what counts in the end: half of it is worth a split
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,8 @@ class SplitRanges:
     `per_tensor_weights` says that a weight will get one scale, not one for each row. A layer is split where the
     rounding noise relative to its channels, summed over the weights and activations of its chain, is more than
     `floor` and falls by a factor of `gain` or more; into no more branches than come within a factor of 2 of the
-    best, or below `floor`. Branches have a multiple of `multiple_of` channels, save the last.
+    best, or below `floor`. Where samples show that its weights alone cost more than `floor` at the outputs, half
+    of that is worth a split, too. Branches have a multiple of `multiple_of` channels, save the last.
 
     Raises:
         ValueError: fewer than 2 branches, a multiple below 1, a gain of 1 or less, or a floor of 0 or less.
@@ -85,9 +93,10 @@ class SplitRanges:
         skipped = [item for item in found if isinstance(item, Skip)]
         chains = [item for item in found if isinstance(item, _Chain)]
         measured = _measure(gm, chains, ctx)
+        costs = _row_costs(gm, chains, ctx) if self.per_tensor_weights else {}
         changes = 0
         for chain in chains:
-            planned = self._plan(gm, chain, measured)
+            planned = self._plan(gm, chain, measured, costs)
             if isinstance(planned, Skip):
                 skipped.append(planned)
                 continue
@@ -96,9 +105,22 @@ class SplitRanges:
             changes += 1
         return PassResult(changes, tuple(skipped))
 
-    def _plan(self, gm: fx.GraphModule, chain: _Chain, measured: Mapping[str, Measured]) -> _Plan | Skip:
+    def _plan(
+        self, gm: fx.GraphModule, chain: _Chain, measured: Mapping[str, Measured], costs: Mapping[str, Tensor]
+    ) -> _Plan | Skip:
+        cut = self._cut(chain, self._spreads(chain, measured), self.gain)
+        if isinstance(cut, Skip) and chain.nodes[0].name in costs and not chain.is_branch():
+            at_outputs = self._cut(chain, _spreads_at_outputs(chain, costs), min(self.gain, _GAIN_AT_OUTPUTS))
+            cut = cut if isinstance(at_outputs, Skip) else at_outputs
+        if isinstance(cut, Skip):
+            return cut
+        reordering = plan_order(gm, chain.nodes[-1], chain.axis, torch.cat(cut.parts))
+        if isinstance(reordering, str):
+            return Skip(chain.nodes[0].name, f"its channels cannot be put in another order: {reordering}")
+        return _Plan(cut, reordering)
+
+    def _cut(self, chain: _Chain, spreads: Sequence[Spread], gain: float) -> Cut | Skip:
         node = chain.nodes[0]
-        spreads = self._spreads(chain, measured)
         if not spreads:
             return Skip(node.name, "no scale serves several of its channels, or none is known of")
         whole = noise_of_one(spreads)
@@ -106,14 +128,10 @@ class SplitRanges:
             return Skip(node.name, f"one scale leaves {whole:.2g} of noise, no more than {self.floor:g}")
         cuts = best_cuts(spreads, self.branches, self.multiple_of)
         best = min(cut.noise for cut in cuts)
-        if best * self.gain > whole:
+        if best * gain > whole:
             return Skip(node.name, f"{len(cuts)} branches leave {best:.2g} of noise, one leaves {whole:.2g}")
-        enough = max(2 * best, min(self.floor, whole / self.gain))
-        cut = next(cut for cut in cuts[1:] if cut.noise <= enough)
-        reordering = plan_order(gm, chain.nodes[-1], chain.axis, torch.cat(cut.parts))
-        if isinstance(reordering, str):
-            return Skip(node.name, f"its channels cannot be put in another order: {reordering}")
-        return _Plan(cut, reordering)
+        enough = max(2 * best, min(self.floor, whole / gain))
+        return next(cut for cut in cuts[1:] if cut.noise <= enough)
 
     def _spreads(self, chain: _Chain, measured: Mapping[str, Measured]) -> list[Spread]:
         found = []
@@ -138,6 +156,10 @@ class _Chain:
     @property
     def from_end(self) -> int:
         return 1 + OPS[self.nodes[0].target].spatial  # type: ignore[index]
+
+    def is_branch(self) -> bool:
+        """Whether this is the branch of a chain that was split before."""
+        return bool(_BRANCH.search(self.layers[self.nodes[0]].weight_name))
 
     def values(self) -> list[fx.Node]:
         """What is quantized on the way to the concat, each with a scale of its own."""
@@ -188,6 +210,29 @@ def _measure(gm: fx.GraphModule, chains: Sequence[_Chain], ctx: PassContext) -> 
         return {}
     batches = list(_first(ctx.batches()))
     return measure_channels(gm, batches, list(axes), axes) if batches else {}
+
+
+def _row_costs(gm: fx.GraphModule, chains: Sequence[_Chain], ctx: PassContext) -> dict[str, Tensor]:
+    """What the rows of every layer in the chains cost at the graph's outputs; empty without samples."""
+    layers = {node: layer for chain in chains for node, layer in chain.layers.items()}
+    if ctx.batches is None or not layers:
+        return {}
+    batches, left = [], _COSTED
+    for batch in _first(ctx.batches()):
+        batches.append(tuple(tensor[:left] for tensor in batch))
+        left -= len(batch[0])
+        if left <= 0:
+            break
+    return row_costs(gm, layers, batches, ctx.seed)
+
+
+def _spreads_at_outputs(chain: _Chain, costs: Mapping[str, Tensor]) -> list[Spread]:
+    """What one scale for the weights of each layer leaves at the graph's outputs, relative to their power."""
+    spreads = []
+    for node, layer in chain.layers.items():
+        reach, cost = layer.output_ranges(), costs[node.name] * len(costs[node.name])
+        spreads.append(Spread(reach, torch.zeros_like(reach), 1 / cost, _WEIGHT_STEPS))
+    return spreads
 
 
 def _first(batches: Iterable[tuple[Tensor, ...]]) -> Iterable[tuple[Tensor, ...]]:
