@@ -29,6 +29,7 @@ def _describe(name: str) -> dict[str, Any]:
         "integer_ops": [op_name(op) for op in spec.ops],
         "not_exact": {op_name(op): rule.tolerance for op, rule in spec.ops.items() if rule.tolerance},
         "isa": list(spec.isa),
+        "channel_clamp": spec.channel_clamp,
         "notes": list(spec.notes),
         "missing": backend.missing(),
     }

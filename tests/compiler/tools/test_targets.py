@@ -57,4 +57,5 @@ def test_as_json(fxedge: Callable):
     assert list(found) == list(registry.names())
     assert found["onnx"]["bias"] == "int32"
     assert "conv2d.default" in found["onnx"]["integer_ops"]
+    assert (found["onnx"]["channel_clamp"], found["x86"]["channel_clamp"]) == ("fast", "slow")
     assert found["onnx"]["missing"] is None
