@@ -21,7 +21,7 @@ from torch import Tensor
 _STRETCH, _SHIFT = 1.2, 0.1
 _WARM_UP = 0.2  # of the iterations: before that, nothing drives h to its ends
 _BETAS = (20.0, 2.0)
-_RATE = 1e-2
+_RATE = 2e-2
 _ELEMENTS = 2**19  # of the rows that one iteration reads,
 _FEWEST, _MOST = 32, 512  # and how many rows those may be
 

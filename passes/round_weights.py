@@ -49,7 +49,7 @@ class RoundWeights:
     method: Method = "gptq"
     samples: int = 128
     positions: int = 2**15
-    iterations: int = 1000
+    iterations: int = 500
 
     name: ClassVar[str] = "round-weights"
     requires: ClassVar[Stage] = Stage.QUANTIZED
