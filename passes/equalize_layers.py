@@ -13,9 +13,9 @@ Clamps follow in one of two forms:
     pinned   one bound for all channels: those that reach it are scaled together (`_pinned_clamps.py`)
 
 Recipes take the pinned form, for every target: on each layer of MobileNetV2 a bound for each channel adds a third
-to the time of an int8 artifact in onnxruntime and more than half in torch, and it is no gain in the end. (That of
-TensorFlow, weights per tensor, onnx, SQNR on 120 images: to nearest 12.8 dB exact and 10.2 dB pinned, after the
-recipe default 8.9 and 17.0 dB.)
+to the time of an int8 artifact in onnxruntime and more than half in torch, and `CorrectBias` loses more by it than
+it gains. (That of TensorFlow, weights per tensor, onnx, SQNR on 120 images, exact and pinned: to nearest 12.8 and
+10.2 dB, by GPTQ 17.8 and 16.3 dB, with biases corrected after that 8.9 and 17.0 dB.)
 
 With the exact form the function stays the same up to float32 rounding, with factors that are powers of two bit for
 bit. The pinned form relies on evidence that a channel never reaches its bound; the notes name it for each clamp.
