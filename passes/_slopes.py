@@ -25,9 +25,13 @@ class Slopes:
     def __init__(self, gm: fx.GraphModule) -> None:
         self._nodes = {node.name: node for node in gm.graph.nodes}
 
+    def activation(self, name: str) -> Activation | None:
+        """The activations behind the node as one function; None where there is no slope."""
+        return _activation(self._nodes[name])
+
     def squared(self, name: str, value: Tensor) -> Tensor | None:
         """The squared slope at each element of `value`, float32 of its shape; None where it is 1 everywhere."""
-        activation = _activation(self._nodes[name])
+        activation = self.activation(name)
         if activation is None:
             return None
         with torch.enable_grad():

@@ -7,7 +7,7 @@ from fxedge.compiler.quant.calibrate import calibrate
 from fxedge.compiler.quant.channel_stats import ChannelStat, ChannelStats
 from fxedge.compiler.quant.collectors import CollectorMethod
 from fxedge.compiler.quant.plan import plan_quantization
-from fxedge.compiler.quant.program import IntegerStep, build_program
+from fxedge.compiler.quant.program import IntegerStep, Program, build_program
 from fxedge.compiler.quant.qparams import dequantize
 from fxedge.compiler.quant.simulate import simulate
 from fxedge.compiler.quant.target import TargetSpec
@@ -73,13 +73,17 @@ def correct(gm: fx.GraphModule, float_gm: fx.GraphModule, x: Tensor, spec: Targe
     return result
 
 
+def layers_of(program: Program) -> list[IntegerStep]:
+    return [step for step in program.steps if isinstance(step, IntegerStep) and step.weight is not None]
+
+
 def layer_errors(
     gm: fx.GraphModule, float_gm: fx.GraphModule, x: Tensor, spec: TargetSpec
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Layer -> (sums of errors where they count [samples, channels], how many count, what one step of its stored
     bias is worth)."""
     program, errors = build_program(gm, spec), {}
-    layers = [step for step in program.steps if isinstance(step, IntegerStep) and step.weight is not None]
+    layers = layers_of(program)
     integers = simulate(program, [x], keep=[step.inputs[0] for step in layers]).integers
     floats = _float_values(float_gm, x)
     for step in layers:
@@ -104,6 +108,16 @@ def layer_errors(
     return errors
 
 
+def kept(gm: fx.GraphModule, corrected: fx.GraphModule, spec: TargetSpec, name: str) -> Tensor:
+    """Channels before a relu whose bias stayed: what relu gives would have been further off."""
+    before, after = (
+        next(step for step in layers_of(build_program(graph, spec)) if step.anchor.name == name)
+        for graph in (gm, corrected)
+    )
+    old = torch.zeros_like(after.bias) if before.bias is None else before.bias
+    return (old == after.bias) & (name in BEFORE_RELU)
+
+
 def _float_values(gm: fx.GraphModule, x: Tensor) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
 
@@ -125,10 +139,11 @@ def test_the_mean_error_left_is_below_one_step_of_the_bias(spec, seed):
     float_gm = random_layers(seed)
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)).expand(4, -1, -1, -1).contiguous()
     gm = quantized(float_gm, x, spec)
+    before = copy_graph(gm)
     assert correct(gm, float_gm, x, spec) == PassResult(5)
     for name, (error, count, step) in layer_errors(gm, float_gm, x, spec).items():
         mean = error.sum(0) / count.sum(0).clamp(min=1)
-        assert bool((mean.abs() <= 0.51 * step + 1e-6).all()), name
+        assert bool(((mean.abs() <= 0.51 * step + 1e-6) | kept(before, gm, spec, name)).all()), name
 
 
 @pytest.mark.parametrize("spec", TARGETS, ids=lambda spec: spec.name)
@@ -138,12 +153,14 @@ def test_of_different_samples_it_is_within_their_noise(spec, seed):
     float_gm = random_layers(seed)
     x = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
     gm = quantized(float_gm, x, spec)
+    before = copy_graph(gm)
     correct(gm, float_gm, x, spec)
     for name, (error, count, step) in layer_errors(gm, float_gm, x, spec).items():
         total = count.sum(0).clamp(min=1)
         mean = error.sum(0) / total
         noise = (error - mean * count).std(0) * len(error) ** 0.5 / total
-        assert bool((mean.abs() <= 0.51 * step + 1.01 * noise + 1e-6).all()), name
+        small = mean.abs() <= 0.51 * step + 1.01 * noise + 1e-6
+        assert bool((small | kept(before, gm, spec, name)).all()), name
 
 
 def test_corrects_less_the_less_the_samples_agree():
