@@ -1,7 +1,7 @@
 """Keep float what would ruin the outputs on integers and costs little in float: what makes `default` safe.
 
 Each value's noise at the outputs is measured alone (`value_noise.py`). Where all of it together is more than
-`GOAL`, values are freed of rounding, the most noise per cost first, until the rest is within `GOAL` or the budget
+the recipe's goal, values are freed of rounding, the most noise first, until the rest is within it or the budget
 is spent. A value is free of rounding if what makes it and what reads it run in float; that costs their
 multiplications, as a share of the whole graph's. Nets that quantize well are left alone.
 """
@@ -27,7 +27,6 @@ from .lower import FloatModel, collect_missing, plan_targets
 from .options import CompileOptions
 from .recipes import make_recipe
 
-GOAL = 10 ** (-16 / 10)  # noise over signal: about one top-1 prediction of twenty changes
 _SAMPLES = 8
 _MEMORY = 2**30  # bytes of activations that may be held for the backward pass
 _LEAST_SHARE = 0.01  # of all noise: what a value must bring to be worth a change
@@ -77,12 +76,13 @@ def within_budget(
 
     Nothing is spent where a bound on the measured loss decides (`max_drop`), or without calibration samples.
     """
-    budget = make_recipe(options).float_budget if options.float_budget is None else options.float_budget
+    recipe = make_recipe(options)
+    budget = recipe.float_budget if options.float_budget is None else options.float_budget
     if not budget or options.max_drop is not None or model.batches is None:
         return Relieved(plan, stats)
     with (progress or Silent()).track("measure rounding noise", _SAMPLES) as advance:
         few = _few(model)
-        found = spend_float_budget(model.gm, plan, stats, few, budget, advance)
+        found = spend_float_budget(model.gm, plan, stats, few, budget, recipe.float_goal, advance)
     if not found.reasons:
         return Relieved(plan, stats)
     plan = plan_targets(model, [spec], options, found.reasons)[spec.name]
@@ -108,14 +108,20 @@ def spend_float_budget(
     stats: CalibrationStats,
     batches: Iterable[Sequence[Tensor]],
     budget: float,
+    goal: float,
     advance: Callable[[int], None] | None = None,
 ) -> FloatBudget:
-    """What to keep float of `plan` for at most `budget` of the graph's multiplications."""
+    """What to keep float of `plan` for at most `budget` of the graph's multiplications, so that `goal` dB of
+    signal over noise are expected at the outputs, or as much as there can be.
+
+    Spent twice, on what brings the most noise and on what brings the most for its price; the better one counts.
+    """
     noise = value_noise(gm, plan, stats, batches, advance=advance)
     by_group = {group: sum(noise.get(name, 0.0) for name in group.members) for group in plan.groups}
     costs = {node.name: multiplications(gm, node) for node in gm.graph.nodes}
     total = sum(costs[node.name] for node in gm.graph.nodes if node.target in OPS) or 1.0
-    found = [_spend(plan, by_group, costs, budget * total, order) for order in (_by_ratio, _by_gain)]
+    limits = budget * total, 10 ** (-goal / 10)
+    found = [_spend(plan, by_group, costs, limits, order) for order in (_by_ratio, _by_gain)]
     reasons, spent, left = min(found, key=lambda tried: tried[2])
     return FloatBudget(reasons, spent / total, sum(by_group.values()), left)
 
@@ -132,13 +138,15 @@ def _spend(
     plan: Plan,
     by_group: Mapping[Group, float],
     costs: Mapping[str, float],
-    budget: float,
+    limits: tuple[float, float],
     order: Callable[[float, float], float],
 ) -> tuple[dict[str, str], float, float]:
-    """Nodes with reasons, what they cost, and the noise that is left; values in descending `order`."""
+    """Nodes with reasons, what they cost, and the noise that is left; values in descending `order`. `limits` are
+    what may be spent and the noise that is good enough."""
+    budget, enough = limits
     before = sum(by_group.values())
     noise, left, spent, reasons = dict(by_group), before, 0.0, dict[str, str]()
-    while left > GOAL:
+    while left > enough:
         prices = {
             group: price
             for group, gain in noise.items()

@@ -45,6 +45,7 @@ class Recipe:
     integers: tuple[Pass, ...] = ()
     calibration: CollectorMethod = PERCENTILE
     float_budget: float = 0.0
+    float_goal: float = 16.0  # dB of signal over the noise of rounding at which nothing more is spent
 
 
 def _fast(options: CompileOptions) -> Recipe:
@@ -106,7 +107,7 @@ def _splitting(options: CompileOptions, ratio: float) -> dict[str, Any]:
 
 
 def _best(options: CompileOptions) -> Recipe:
-    return _default(options)
+    return dataclasses.replace(_default(options), float_goal=23.0)
 
 
 RECIPES: Mapping[str, Callable[[CompileOptions], Recipe]] = {

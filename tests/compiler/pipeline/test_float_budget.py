@@ -4,7 +4,6 @@ import pytest
 import torch
 from fxedge.backends import registry
 from fxedge.compiler.pipeline.float_budget import (
-    GOAL,
     Relieved,
     multiplications,
     spend_float_budget,
@@ -76,7 +75,7 @@ def test_the_prediction_is_what_comes_of_it():
     model = prepared(Uneven())
     found = spent(model)
     assert found.budget is not None
-    assert found.budget.after <= GOAL < found.budget.before
+    assert found.budget.after <= 10**-1.6 < found.budget.before
     (note,) = found.notes()
     assert note.startswith(
         f"{len(found.budget.reasons)} ops ({found.budget.share:.1%} of the multiplications) stay"
@@ -94,7 +93,7 @@ def test_the_budget_is_kept(budget: float):
     model = prepared(Uneven(ratio=1e5))
     plans = plan_targets(model, [SPEC], FAST)
     stats = collect(model, plans, [(X,)], FAST)
-    found = spend_float_budget(model.gm, plans["onnx"], stats, [(X[:8],)], budget)
+    found = spend_float_budget(model.gm, plans["onnx"], stats, [(X[:8],)], budget, 16.0)
     assert found.share <= budget
     assert found.after <= found.before
 
