@@ -40,7 +40,8 @@ class NodeParity:
 class EndToEnd:
     """Outputs of deployed and simulated: LSB for quantized outputs, units of the output's magnitude for float.
 
-    `exact` says whether every step on the path is exact, so that 0 is owed.
+    `exact` says whether every step on the path is exact, so that 0 is owed. `rms` is the root mean square of all
+    differences over that of the simulated outputs, zero points taken off.
     """
 
     worst_lsb: int
@@ -50,6 +51,7 @@ class EndToEnd:
     flips: int
     samples: int
     exact: bool
+    rms: float = 0.0
 
 
 def allowed_lsb(program: Program) -> dict[str, int]:
@@ -120,11 +122,12 @@ class EndToEndCount:
             qp is not None for qp in self._qparams
         )
         self._worst_lsb = self._differing = self._total = self._flips = self._samples = 0
-        self._worst_float = 0.0
+        self._worst_float = self._off = self._power = 0.0
 
     def add(self, deployed: Sequence[np.ndarray], simulated: Sequence[np.ndarray]) -> None:
         """One batch: outputs in order, as the artifact and as the simulator gave them."""
         for qp, left, right in zip(self._qparams, deployed, simulated, strict=True):
+            self._add_power(left, right, qp)
             if qp is None:
                 self._worst_float = max(self._worst_float, relative_difference(left, right))
                 continue
@@ -136,6 +139,15 @@ class EndToEndCount:
         if deployed[0].ndim == 2:
             self._flips += int((deployed[0].argmax(1) != simulated[0].argmax(1)).sum())
 
+    def _add_power(self, deployed: np.ndarray, simulated: np.ndarray, qp: QParams | None) -> None:
+        left, right = (as_integers(x, qp) - qp.zero_point[0] if qp else x for x in (deployed, simulated))
+        if left.shape != right.shape:  # reported as an infinite difference
+            return
+        left, right = left.astype(np.float64), right.astype(np.float64)
+        finite = np.isfinite(left) & np.isfinite(right)
+        self._off += float(np.square(left[finite] - right[finite]).sum())
+        self._power += float(np.square(right[finite]).sum())
+
     def result(self) -> EndToEnd:
         """What was counted so far."""
         return EndToEnd(
@@ -146,4 +158,5 @@ class EndToEndCount:
             self._flips,
             self._samples,
             self._exact,
+            math.sqrt(self._off / max(self._power, 1e-24)),
         )

@@ -92,6 +92,9 @@ def test_float_outputs_are_measured_by_their_magnitude(program: Program, monkeyp
     count.add([np.array([[1.0, 4.0]])], [np.array([[1.0, 5.0]])])
     found = count.result()
     assert (found.worst_float, found.total, found.flips) == (0.2, 0, 0)
+    assert found.rms == pytest.approx(26**-0.5)
+    count.add([np.array([[np.inf, 1.0]])], [np.array([[np.inf, 1.0]])])
+    assert count.result().rms == pytest.approx(27**-0.5)
 
 
 @pytest.mark.parametrize(
