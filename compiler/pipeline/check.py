@@ -36,8 +36,8 @@ from .parity import (
 )
 from .runtime import RemoteRuntime
 
-# The most that a deployed output may differ from the simulator's, as a share of its range.
-_LARGEST_DIFFERENCE = 0.1
+# The most that deployed outputs may differ from the simulator's in the mean, as a share of their root mean square.
+_LARGEST_DIFFERENCE = 0.25
 # What one LSB at a quantize step behind float ops may grow to at an output.
 _EXPOSED_LSB = 2
 INT8, FLOAT, EXPOSED = "int8", "float", "exposed"
@@ -188,8 +188,9 @@ def _close(left: np.ndarray, right: np.ndarray) -> bool:
 
 
 def _require_end_to_end(name: str, end_to_end: EndToEnd) -> None:
-    """0 LSB where it is owed, else a ceiling on the mean: one LSB early grows, and may change a few values
-    by much; a wrong artifact changes most of them."""
+    """0 LSB where it is owed, else a ceiling on the mean: one LSB early grows, and moves single values by much
+    (boxes of a detector by a third of the largest, its outputs by 10 % in the mean); a wrong artifact moves most.
+    """
     if end_to_end.exact and end_to_end.worst_lsb > 0:
         raise VerificationError(
             f"{name}: every step promises 0 LSB, but the outputs differ by {end_to_end.worst_lsb} LSB "
@@ -203,7 +204,7 @@ def _require_end_to_end(name: str, end_to_end: EndToEnd) -> None:
     if end_to_end.rms > _LARGEST_DIFFERENCE:
         raise VerificationError(
             f"{name}: the outputs are off the simulator's by {end_to_end.rms:.0%} of their root mean square (at "
-            f"worst {end_to_end.worst_lsb} LSB, of float outputs {end_to_end.worst_float:.2g} of their magnitude); "
+            f"worst {end_to_end.worst_lsb} LSB, or {end_to_end.worst_float:.2g} of a float output's magnitude); "
             f"{_LARGEST_DIFFERENCE:.0%} is the most that steps within their tolerance explain."
         )
 
