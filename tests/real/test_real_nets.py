@@ -70,8 +70,10 @@ def test_cifar10_resnet20(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_mobilenet_v3_small(shared_data: Path, tmp_path: Path) -> None:
+    """It spends the float budget: behind float ops, whose last bits differ, a quantize step may be off by one."""
     report = _report("mobilenet_v3_small", tmp_path, parity_samples=20)
     for name, result in report.results.items():
-        assert result.checked.accuracy is not None
-        assert result.checked.accuracy.value > 0.5, name
-        _assert_parity(result)
+        assert _drop(report, result) <= 2.0 + 1e-9, name
+        assert 0 < len(result.lowered.plan.floats) < 40, name
+        off = [node for node in result.checked.nodes if node.worst]
+        assert all(node.worst == node.allowed == 1 and node.differing < 10 for node in off), name
