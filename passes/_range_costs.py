@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from ..compiler.ir.passes import flatten_tensors
+from ..compiler.quant.value_noise import random_signs
 from ._layers import Layer
 
 _PROJECTIONS = 2
@@ -35,7 +36,7 @@ def row_costs(
         with torch.enable_grad():
             outputs = [out for out in flatten_tensors([_WithLeaves(gm, leaves).run(*batch)]) if out.requires_grad]
         for _ in range(_PROJECTIONS if outputs else 0):
-            signs = [_signs(out, generator) for out in outputs]
+            signs = [random_signs(out, generator) for out in outputs]
             found = torch.autograd.grad(
                 outputs, list(leaves.values()), signs, retain_graph=True, allow_unused=True
             )
@@ -44,7 +45,8 @@ def row_costs(
         samples += len(batch[0])
     if not samples:
         return {}
-    return {node.name: _rows(layer, squares[node.all_input_nodes[1]]) / samples for node, layer in layers.items()}
+    count = _PROJECTIONS * samples
+    return {node.name: _rows(layer, squares[node.all_input_nodes[1]]) / count for node, layer in layers.items()}
 
 
 class _WithLeaves(fx.Interpreter):
@@ -57,14 +59,6 @@ class _WithLeaves(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         return self._leaves[n] if n in self._leaves else super().run_node(n)
-
-
-def _signs(output: Tensor, generator: torch.Generator) -> Tensor:
-    """±1 over the root of the power of a sample's deviation from the mean; zeros where nothing varies."""
-    deviation = (output - output.mean(0)).detach().double().square().sum() / (len(output) - 1)
-    signs = torch.randint(0, 2, output.shape, generator=generator).to(output.dtype) * 2 - 1
-    root = float(deviation.sqrt()) * _PROJECTIONS**0.5
-    return signs / root if root else torch.zeros_like(output)
 
 
 def _rows(layer: Layer, squares: Tensor) -> Tensor:

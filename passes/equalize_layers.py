@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -39,6 +39,7 @@ from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.progress import Advance
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.layer_options import LayerOptions, matching_options
+from ..compiler.quant.walk import first_samples
 from ._channel_noise import NoiseModel, measure_noise
 from ._channels import ChannelMap, LayerChannels, channel_map
 from ._pinned_clamps import (
@@ -86,7 +87,7 @@ class EqualizeLayers:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
         names = ", ".join(node.name for node in placeholders(gm))
-        batches = list(_first_samples(ctx, self.samples))
+        batches = list(first_samples(_samples(ctx), self.samples))
         if not batches:
             return PassResult(0, (Skip(names, "without samples nothing is known of what channels hold"),))
         channels, skipped = _without_extremes(gm, channel_map(gm))
@@ -118,20 +119,15 @@ class EqualizeLayers:
         return lambda node: special.get(node, LayerOptions()).over(usual)
 
 
-def _first_samples(ctx: PassContext, count: int) -> Iterator[tuple[Tensor, ...]]:
-    """Batches with `count` samples in all, or as many as there are."""
-    source = ctx.batches() if ctx.batches is not None else [ctx.example_inputs] if ctx.example_inputs else []
-    for batch in source:
-        if count <= 0:
-            return
-        yield tuple(tensor[:count] for tensor in batch)
-        count -= batch[0].shape[0]
+def _samples(ctx: PassContext) -> Iterable[tuple[Tensor, ...]]:
+    """The calibration batches, or the example inputs."""
+    return ctx.batches() if ctx.batches is not None else [ctx.example_inputs] if ctx.example_inputs else []
 
 
 def _reaches(gm: fx.GraphModule, channels: ChannelMap, ctx: PassContext) -> dict[fx.Node, Reach]:
     if ctx.batches is not None:
         samples = itertools.chain(
-            _first_samples(ctx, _EVIDENCE), [ctx.example_inputs] if ctx.example_inputs else []
+            first_samples(_samples(ctx), _EVIDENCE), [ctx.example_inputs] if ctx.example_inputs else []
         )
         return reaches_of_samples(gm, channels, samples)
     return {} if ctx.channel_stats is None else reaches_of_norms(channels, ctx.channel_stats)

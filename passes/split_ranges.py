@@ -34,6 +34,7 @@ from ..compiler.ir.ops import OPS, aten, bound_args
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.channel_stats import Measured, measure_channels
+from ..compiler.quant.walk import first_samples
 from ._channel_order import (
     Reordering,
     channel_axis,
@@ -217,13 +218,7 @@ def _row_costs(gm: fx.GraphModule, chains: Sequence[_Chain], ctx: PassContext) -
     layers = {node: layer for chain in chains for node, layer in chain.layers.items()}
     if ctx.batches is None or not layers:
         return {}
-    batches, left = [], _COSTED
-    for batch in _first(ctx.batches()):
-        batches.append(tuple(tensor[:left] for tensor in batch))
-        left -= len(batch[0])
-        if left <= 0:
-            break
-    return row_costs(gm, layers, batches, ctx.seed)
+    return row_costs(gm, layers, first_samples(ctx.batches(), _COSTED), ctx.seed)
 
 
 def _spreads_at_outputs(chain: _Chain, costs: Mapping[str, Tensor]) -> list[Spread]:

@@ -22,13 +22,13 @@ from ..quant.calibrate import CalibrationStats
 from ..quant.plan import Group, Plan
 from ..quant.target import TargetSpec
 from ..quant.value_noise import value_noise
-from ..quant.walk import samples_within
+from ..quant.walk import first_samples, samples_within
 from .lower import FloatModel, collect_missing, plan_targets
 from .options import CompileOptions
 from .recipes import make_recipe
 
 _SAMPLES = 8
-_MEMORY = 2**30  # bytes of activations that may be held for the backward pass
+_MEMORY = 2**27  # bytes that the largest values may take: the backward pass holds all of them
 _LEAST_SHARE = 0.01  # of all noise: what a value must bring to be worth a change
 _ELEMENT = 8  # multiplications that one element costs at an op without weights, conversions included
 
@@ -81,25 +81,12 @@ def within_budget(
     if not budget or options.max_drop is not None or model.batches is None:
         return Relieved(plan, stats)
     with (progress or Silent()).track("measure rounding noise", _SAMPLES) as advance:
-        few = _few(model)
+        few = first_samples(model.batches(), _SAMPLES, max(2, samples_within(model.gm, _MEMORY)))
         found = spend_float_budget(model.gm, plan, stats, few, budget, recipe.float_goal, advance)
     if not found.reasons:
         return Relieved(plan, stats)
     plan = plan_targets(model, [spec], options, found.reasons)[spec.name]
     return Relieved(plan, collect_missing(model, plan, stats, model.batches, options, progress=progress), found)
-
-
-def _few(model: FloatModel) -> list[tuple[Tensor, ...]]:
-    """The first calibration batches, each as large as a backward pass can hold."""
-    assert model.batches is not None
-    size = max(2, samples_within(model.gm, _MEMORY // 8))
-    found, count = list[tuple[Tensor, ...]](), 0
-    for batch in model.batches():
-        found.append(tuple(tensor[: min(size, _SAMPLES - count)] for tensor in batch))
-        count += len(found[-1][0])
-        if count >= _SAMPLES:
-            break
-    return found
 
 
 def spend_float_budget(

@@ -103,6 +103,18 @@ def take_batches(ctx: PassContext, samples: int, budget: int) -> Iterator[tuple[
             return
 
 
+def first_samples(
+    batches: Iterable[tuple[Tensor, ...]], count: int, at_once: int | None = None
+) -> Iterator[tuple[Tensor, ...]]:
+    """Batches with the first `count` samples in all, or as many as there are; of each batch, at most `at_once`."""
+    for batch in batches:
+        if count <= 0:
+            return
+        most = count if at_once is None else min(count, at_once)
+        yield tuple(tensor[:most] for tensor in batch)
+        count -= min(most, len(batch[0]))
+
+
 def samples_within(gm: fx.GraphModule, budget: int) -> int:
     """How many samples a walk over `gm` (annotated, axis 0 the batch) can hold in `budget` bytes; at least 1.
 

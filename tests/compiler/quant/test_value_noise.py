@@ -97,6 +97,17 @@ def test_values_behind_integer_inputs_count():
     assert sum(value_noise(gm, plan, stats, [(x,)]).values()) > 0
 
 
+def test_a_constant_of_one_axis_counts():
+    model = Calls(
+        lambda self, x: self.layer(self.layer(x) + self.shift), layer=nn.Linear(4, 4), shift=torch.rand(4)
+    )
+    gm, plan, stats = planned(model, X.flatten(1)[:, :4])
+    found = value_noise(gm, plan, stats, [(X.flatten(1)[:, :4],)], projections=64)
+    constants = [node.name for node in gm.graph.nodes if node.op == "get_attr" and node.name in found]
+    assert constants
+    assert all(found[name] > 0 for name in constants)
+
+
 def test_outputs_that_have_no_gradient_say_nothing():
     model = Calls(lambda self, x: self.layer(x).argmax(1), layer=nn.Conv2d(3, 2, 1))
     gm, plan, stats = planned(model, X)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fxedge.compiler.quant.program import IntegerStep
 from fxedge.compiler.quant.simulate import simulate
-from fxedge.compiler.quant.walk import FloatWalk, samples_within, walk
+from fxedge.compiler.quant.walk import FloatWalk, first_samples, samples_within, walk
 from support import inputs
 from torch import nn
 from toy_target import lower
@@ -68,3 +68,11 @@ def test_a_budget_counts_four_times_the_largest_value_of_a_sample():
     largest = 4 * 6 * 6 * 4
     assert samples_within(gm, 4 * largest * 10) == 10
     assert samples_within(gm, 1) == 1
+
+
+def test_the_first_samples_come_in_their_batches():
+    batches = [(torch.arange(3),), (torch.arange(3, 6),), (torch.arange(6, 9),)]
+    assert [len(x) for (x,) in first_samples(batches, 4)] == [3, 1]
+    assert [len(x) for (x,) in first_samples(batches, 5, at_once=2)] == [2, 2, 1]
+    assert [len(x) for (x,) in first_samples(batches, 100)] == [3, 3, 3]
+    assert list(first_samples(batches, 0)) == []
