@@ -125,8 +125,11 @@ def _correct_measured(program: Program, biases: _Biases, ctx: PassContext, sampl
         if step.anchor in biases.known:
             return biases.again(step)
         pairs = list(zip(floats.value(step.anchor.name), inputs[0], strict=True))
+        middle = _middle(step, [value for value, _ in pairs])
         found = [
-            _errors(step, some, part, slopes) for value, x in pairs for some, part in _few_samples(step, value, x)
+            _errors(step, some, part, slopes, middle)
+            for value, x in pairs
+            for some, part in _few_samples(step, value, x)
         ]
         errors, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
         shift = shrunk(errors, weights)
@@ -182,14 +185,16 @@ def _accumulate(step: IntegerStep, x: Tensor) -> Tensor:
     return step.anchor.target(centered, step.weight.float(), None, **attrs)  # type: ignore[operator]
 
 
-def _errors(step: IntegerStep, value: Tensor, x: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
+def _errors(
+    step: IntegerStep, value: Tensor, x: Tensor, slopes: Slopes, middle: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Sums over positions of weight · error and of the weights, float64 [samples, out] each; `value` is the float
-    layer's output, `x` the integers that the layer reads.
+    layer's output, `x` the integers that the layer reads, `middle` what `_middle` gives.
 
     What is wanted and what is given are summed each by itself: the same samples give the same sums, to the last
     bit, whatever the bias, so that a second run finds no error.
     """
-    given, weight = _accumulate(step, x), _weights(step, value, slopes)
+    given, weight = _accumulate(step, x), _weights(step, value, slopes, middle)
     if weight is None:
         wanted_sum, given_sum = _over_positions(step, value), _over_positions(step, given)
         weights = torch.full_like(wanted_sum, value.numel() // wanted_sum.numel())
@@ -200,12 +205,19 @@ def _errors(step: IntegerStep, value: Tensor, x: Tensor, slopes: Slopes) -> tupl
     return wanted_sum - given_sum * _scale(step) - weights * _bias_value(step), weights
 
 
-def _weights(step: IntegerStep, value: Tensor, slopes: Slopes) -> Tensor | None:
+def _middle(step: IntegerStep, values: Sequence[Tensor]) -> Tensor | None:
+    """The median of |value| in each channel of a linear for tokens, over all samples: [out]; None for others."""
+    if OPS[step.anchor.target].spatial or values[0].ndim < 3:  # type: ignore[index]
+        return None
+    tokens = torch.cat([value.flatten(0, -2) for value in values])
+    return tokens.abs().median(0).values.clamp(min=torch.finfo(tokens.dtype).tiny)
+
+
+def _weights(step: IntegerStep, value: Tensor, slopes: Slopes, middle: Tensor | None) -> Tensor | None:
     """How much each element of the layer's float output counts, in a tensor of its own; None where all alike."""
     weight = slopes.squared(step.anchor.name, value)
-    if OPS[step.anchor.target].spatial or value.ndim < 3:  # type: ignore[index]
+    if middle is None:
         return weight
-    middle = value.flatten(0, -2).abs().median(0).values.clamp(min=torch.finfo(value.dtype).tiny)
     ordinary = 1 / (1 + (value / (_OUTLYING * middle)).square())
     return ordinary if weight is None else weight * ordinary
 

@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)  # a run that fails, fails again: the change is to blame, not luck
+settings.register_profile("explore", print_blob=True)  # pytest --hypothesis-profile explore draws new examples
+settings.load_profile("same")
 
 TESTS = Path(__file__).parent
 SHARED_DATA = Path(os.environ.get("FXEDGE_SHARED_DATA", TESTS.parents[1] / "shared" / "data"))

@@ -114,6 +114,8 @@ def kept(gm: fx.GraphModule, corrected: fx.GraphModule, spec: TargetSpec, name: 
         next(step for step in layers_of(build_program(graph, spec)) if step.anchor.name == name)
         for graph in (gm, corrected)
     )
+    if after.bias is None:
+        return torch.tensor(name in BEFORE_RELU)
     old = torch.zeros_like(after.bias) if before.bias is None else before.bias
     return (old == after.bias) & (name in BEFORE_RELU)
 
