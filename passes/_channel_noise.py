@@ -31,6 +31,7 @@ from ..compiler.ir.nodes import sole_user
 from ..compiler.ir.ops import OPS, aten
 from ..compiler.ir.passes import flatten_tensors
 from ..compiler.quant.layer_options import LayerOptions
+from ..compiler.quant.walk import takes_any_batch
 from ._channels import ChannelMap, LayerChannels
 
 _POWER = 16  # of the norm that stands for a maximum where derivatives are needed
@@ -171,8 +172,9 @@ def measure_noise(
     recorder = _Recorder(gm, channels, options)
     generator = torch.Generator().manual_seed(seed)
     for batch in batches:
-        for start in range(0, batch[0].shape[0], _CHUNK):
-            recorder.add(tuple(tensor[start : start + _CHUNK] for tensor in batch), generator)
+        chunk = _CHUNK if takes_any_batch(gm) else len(batch[0])
+        for start in range(0, len(batch[0]), chunk):
+            recorder.add(tuple(tensor[start : start + chunk] for tensor in batch), generator)
     return NoiseModel(recorder.weights(), recorder.values())
 
 

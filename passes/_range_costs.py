@@ -1,64 +1,69 @@
-"""What rounding the rows of weights costs at a graph's outputs, to first order.
+"""What rounding the rows of weights and the channels of activations costs at a graph's outputs, to first order.
 
-An error e of a weight moves the outputs by (∂y/∂w) e, so that errors spread evenly over a step Δ make the noise
-Σ (∂y/∂w)² · Δ²/12. The sum of the squared derivatives over all outputs is estimated with random signs on them
-(Hutchinson 1990): one backward pass gives it for every weight. It is relative to the power of what varies in an
-output from sample to sample; each output counts the same.
+An error e moves the outputs by (∂y/∂w) e or (∂y/∂x) e, so that errors spread evenly over a step Δ make the noise
+Σ (∂y/∂·)² · Δ²/12, for all elements of a row or channel. Gradients are those of `quant/output_noise.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.passes import flatten_tensors
-from ..compiler.quant.value_noise import random_signs
+from ..compiler.quant.output_noise import Tape
 from ._layers import Layer
 
 _PROJECTIONS = 2
 
 
-def row_costs(
-    gm: fx.GraphModule, layers: Mapping[fx.Node, Layer], batches: Iterable[tuple[Tensor, ...]], seed: int
-) -> dict[str, Tensor]:
-    """By name of the layer: noise over signal at the outputs for an error of power 1 in each weight of a row,
-    float64 [outputs of the layer]; empty where there are no two samples in a batch to see what varies."""
-    leaves = {node.all_input_nodes[1]: layer.weight.clone().requires_grad_() for node, layer in layers.items()}
-    squares = {node: torch.zeros_like(leaf, dtype=torch.float64) for node, leaf in leaves.items()}
-    generator, samples = torch.Generator().manual_seed(seed), 0
+@dataclass(frozen=True, slots=True)
+class RangeCosts:
+    """Noise over signal at the outputs for an error of power 1 in each element of a row or channel, float64: by
+    name of a layer for the rows of its weight, by name of a value for its channels."""
+
+    rows: dict[str, Tensor]
+    channels: dict[str, Tensor]
+
+
+def range_costs(
+    gm: fx.GraphModule,
+    layers: Mapping[fx.Node, Layer],
+    axes: Mapping[str, int],
+    batches: Iterable[tuple[Tensor, ...]],
+    seed: int,
+) -> RangeCosts | None:
+    """The costs of the weights of `layers` and of the values of `axes`, by name with the axis of their channels;
+    None where there are no two samples in a batch to see what varies."""
+    weights = {node.name: node.all_input_nodes[1].name for node in layers}
+    tape, generator = Tape(gm, {*weights.values(), *axes}), torch.Generator().manual_seed(seed)
+    by_element: dict[str, Tensor] = {}
+    by_channel: dict[str, Tensor] = {}
+    samples = 0
     for batch in batches:
         if len(batch[0]) < 2:
             continue
-        with torch.enable_grad():
-            outputs = [out for out in flatten_tensors([_WithLeaves(gm, leaves).run(*batch)]) if out.requires_grad]
-        for _ in range(_PROJECTIONS if outputs else 0):
-            signs = [random_signs(out, generator) for out in outputs]
-            found = torch.autograd.grad(
-                outputs, list(leaves.values()), signs, retain_graph=True, allow_unused=True
-            )
-            for node, gradient in zip(leaves, found, strict=True):
-                squares[node] += 0 if gradient is None else gradient.double().square()
+        tape.record(batch)
+        for _ in range(_PROJECTIONS):
+            for name, value, gradient in tape.gradients(generator):
+                squares = gradient.double().square()
+                if name in axes:
+                    others = [axis for axis in range(value.ndim) if axis != axes[name] % value.ndim]
+                    by_channel[name] = by_channel.get(name, 0) + squares.sum(others)
+                else:
+                    by_element[name] = by_element.get(name, 0) + squares
         samples += len(batch[0])
     if not samples:
-        return {}
+        return None
     count = _PROJECTIONS * samples
-    return {node.name: _rows(layer, squares[node.all_input_nodes[1]]) / count for node, layer in layers.items()}
-
-
-class _WithLeaves(fx.Interpreter):
-    """Runs the graph with these tensors in the place of constants."""
-
-    def __init__(self, gm: fx.GraphModule, leaves: Mapping[fx.Node, Tensor]) -> None:
-        super().__init__(gm)
-        self.extra_traceback = False
-        self._leaves = leaves
-
-    def run_node(self, n: fx.Node) -> Any:
-        return self._leaves[n] if n in self._leaves else super().run_node(n)
+    rows = {
+        node.name: _rows(layer, by_element[name]) / count
+        for node, layer in layers.items()
+        if (name := weights[node.name]) in by_element
+    }
+    return RangeCosts(rows, {name: total / count for name, total in by_channel.items()})
 
 
 def _rows(layer: Layer, squares: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ from ._slopes import Slopes
 from .insert_qdq import bias_qparams
 
 _MEMORY = 2**30  # bytes that the values of all samples may take together
-_OUTLYING = 4.0  # medians
+_OUTLYING = 4.0  # median distances
+_POSITIONS = 4096  # of which medians are taken
 _JUDGED = 16  # samples on which a shift must bring the activation's output closer
 _TINY = torch.finfo(torch.float64).tiny
 _LARGEST_BIAS = 2**30  # of an int32 bias: the accumulator needs room for the sum
@@ -125,9 +126,9 @@ def _correct_measured(program: Program, biases: _Biases, ctx: PassContext, sampl
         if step.anchor in biases.known:
             return biases.again(step)
         pairs = list(zip(floats.value(step.anchor.name), inputs[0], strict=True))
-        middle = _middle(step, [value for value, _ in pairs])
+        usual = _usual_errors(step, pairs)
         found = [
-            _errors(step, some, part, slopes, middle)
+            _errors(step, some, part, slopes, usual)
             for value, x in pairs
             for some, part in _few_samples(step, value, x)
         ]
@@ -185,41 +186,59 @@ def _accumulate(step: IntegerStep, x: Tensor) -> Tensor:
     return step.anchor.target(centered, step.weight.float(), None, **attrs)  # type: ignore[operator]
 
 
-def _errors(
-    step: IntegerStep, value: Tensor, x: Tensor, slopes: Slopes, middle: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _errors(step: IntegerStep, value: Tensor, x: Tensor, slopes: Slopes, usual: _Usual) -> tuple[Tensor, Tensor]:
     """Sums over positions of weight · error and of the weights, float64 [samples, out] each; `value` is the float
-    layer's output, `x` the integers that the layer reads, `middle` what `_middle` gives.
+    layer's output, `x` the integers that the layer reads.
 
     What is wanted and what is given are summed each by itself: the same samples give the same sums, to the last
     bit, whatever the bias, so that a second run finds no error.
     """
-    given, weight = _accumulate(step, x), _weights(step, value, slopes, middle)
-    if weight is None:
-        wanted_sum, given_sum = _over_positions(step, value), _over_positions(step, given)
-        weights = torch.full_like(wanted_sum, value.numel() // wanted_sum.numel())
-    else:
-        weights = _over_positions(step, weight)
-        given_sum = _over_positions(step, given.mul_(weight))
-        wanted_sum = _over_positions(step, weight.mul_(value))
+    given = _accumulate(step, x)
+    weight, slope = usual.weights(_unbiased_errors(step, value, given)), slopes.squared(step.anchor.name, value)
+    weight = weight if slope is None else weight.mul_(slope)
+    weights = _over_positions(step, weight)
+    given_sum = _over_positions(step, given.mul_(weight))
+    wanted_sum = _over_positions(step, weight.mul_(value))
     return wanted_sum - given_sum * _scale(step) - weights * _bias_value(step), weights
 
 
-def _middle(step: IntegerStep, values: Sequence[Tensor]) -> Tensor | None:
-    """The median of |value| in each channel of a linear for tokens, over all samples: [out]; None for others."""
-    if OPS[step.anchor.target].spatial or values[0].ndim < 3:  # type: ignore[index]
-        return None
-    tokens = torch.cat([value.flatten(0, -2) for value in values])
-    return tokens.abs().median(0).values.clamp(min=torch.finfo(tokens.dtype).tiny)
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """What most errors of each channel are: their median, and the median distance from it; shaped to broadcast."""
+
+    middle: Tensor
+    spread: Tensor
+
+    def weights(self, errors: Tensor) -> Tensor:
+        """How much errors count, in their place: 1 near the median, little far from it (Cauchy)."""
+        away = errors.sub_(self.middle).div_(self.spread * _OUTLYING)
+        return away.square_().add_(1).reciprocal_()
 
 
-def _weights(step: IntegerStep, value: Tensor, slopes: Slopes, middle: Tensor | None) -> Tensor | None:
-    """How much each element of the layer's float output counts, in a tensor of its own; None where all alike."""
-    weight = slopes.squared(step.anchor.name, value)
-    if middle is None:
-        return weight
-    ordinary = 1 / (1 + (value / (_OUTLYING * middle)).square())
-    return ordinary if weight is None else weight * ordinary
+def _usual_errors(step: IntegerStep, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Usual:
+    """From the first samples, at some of the positions."""
+    errors, left = [], _JUDGED
+    for value, x in pairs:
+        for some, part in _few_samples(step, value, x):
+            found = _unbiased_errors(step, some, _accumulate(step, part))
+            found = found.flatten(2).transpose(1, 2) if OPS[step.anchor.target].spatial else found
+            found = found.reshape(-1, found.shape[-1])
+            errors.append(found[:: max(1, len(found) * _JUDGED // (len(some) * _POSITIONS))])
+            left -= len(some)
+            if left <= 0:
+                break
+        if left <= 0:
+            break
+    every = torch.cat(errors)
+    middle = every.median(0).values
+    spread = (every - middle).abs().median(0).values
+    spread = spread.clamp(min=torch.finfo(spread.dtype).tiny)
+    return _Usual(_per_channel(step, middle), _per_channel(step, spread))
+
+
+def _unbiased_errors(step: IntegerStep, value: Tensor, given: Tensor) -> Tensor:
+    """The layer's float output less what its sums give without a bias: the same whatever the bias."""
+    return value - given * _per_channel(step, _scale(step).float())
 
 
 def _lowers_error(
@@ -230,8 +249,7 @@ def _lowers_error(
     activation = slopes.activation(step.anchor.name)
     if activation is None or not shift.any():
         return torch.ones_like(shift, dtype=torch.bool)
-    per_channel = (-1, *[1] * OPS[step.anchor.target].spatial)  # type: ignore[index]
-    scale, bias, moved = (v.float().reshape(per_channel) for v in (_scale(step), _bias_value(step), shift))
+    scale, bias, moved = (_per_channel(step, v.float()) for v in (_scale(step), _bias_value(step), shift))
     gain, left = torch.zeros_like(shift), _JUDGED
     for value, x in pairs:
         for some, part in _few_samples(step, value, x):
@@ -250,6 +268,11 @@ def _over_positions(step: IntegerStep, values: Tensor) -> Tensor:
     if OPS[step.anchor.target].spatial:  # type: ignore[index]
         return values.flatten(2).sum(2).double()
     return values.reshape(len(values), -1, values.shape[-1]).sum(1).double()
+
+
+def _per_channel(step: IntegerStep, values: Tensor) -> Tensor:
+    """[out] or one value, in a shape that broadcasts to the layer's outputs."""
+    return values.reshape(-1, *[1] * OPS[step.anchor.target].spatial)  # type: ignore[index]
 
 
 def _scale(step: IntegerStep) -> Tensor:

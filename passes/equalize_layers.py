@@ -87,7 +87,7 @@ class EqualizeLayers:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
         names = ", ".join(node.name for node in placeholders(gm))
-        batches = list(first_samples(_samples(ctx), self.samples))
+        batches = list(first_samples(gm, _samples(ctx), self.samples))
         if not batches:
             return PassResult(0, (Skip(names, "without samples nothing is known of what channels hold"),))
         channels, skipped = _without_extremes(gm, channel_map(gm))
@@ -127,7 +127,7 @@ def _samples(ctx: PassContext) -> Iterable[tuple[Tensor, ...]]:
 def _reaches(gm: fx.GraphModule, channels: ChannelMap, ctx: PassContext) -> dict[fx.Node, Reach]:
     if ctx.batches is not None:
         samples = itertools.chain(
-            first_samples(_samples(ctx), _EVIDENCE), [ctx.example_inputs] if ctx.example_inputs else []
+            first_samples(gm, _samples(ctx), _EVIDENCE), [ctx.example_inputs] if ctx.example_inputs else []
         )
         return reaches_of_samples(gm, channels, samples)
     return {} if ctx.channel_stats is None else reaches_of_norms(channels, ctx.channel_stats)

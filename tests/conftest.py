@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("same", derandomize=True)  # a run that fails, fails again: the change is to blame, not luck
-settings.register_profile("explore", print_blob=True)  # pytest --hypothesis-profile explore draws new examples
+# Every run draws the same examples: what fails is the change's doing. `--hypothesis-profile explore` draws others.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("explore", print_blob=True)
 settings.load_profile("same")
 
 TESTS = Path(__file__).parent

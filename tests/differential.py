@@ -12,7 +12,8 @@ from fxedge.backends import registry
 from fxedge.backends.base import Backend
 from fxedge.compiler.ir.capture import capture
 from fxedge.compiler.ir.passes import evaluate, flatten_tensors, relative_error
-from fxedge.compiler.pipeline.lower import Lowered, collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.calibration import collect
+from fxedge.compiler.pipeline.lower import Lowered, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.pipeline.parity import EndToEndCount, compare_nodes, output_qparams
 from fxedge.compiler.quant.collectors import CollectorMethod

@@ -25,10 +25,11 @@ from ..quant.plan import Plan
 from ..quant.program import Program, build_program
 from ..quant.simulate import simulate
 from ..quant.target import TargetSpec
+from .calibration import collect
 from .data import Dataset
 from .holdout import few_samples, split_samples
 from .loss import Loss, OutputLoss
-from .lower import CAPTURE, FloatModel, collect, copy_graph, plan_targets
+from .lower import CAPTURE, FloatModel, copy_graph, plan_targets
 from .options import CompileOptions
 
 _HELD_OUT = 0.25

@@ -21,12 +21,13 @@ from ..ir.progress import Progress, Silent
 from ..quant.collectors import CollectorMethod
 from ..quant.simulate import simulate
 from ..quant.target import TargetSpec
+from .calibration import collect
 from .data import Dataset
 from .fitting import example_inputs
 from .float_budget import within_budget
 from .holdout import few_samples, split_samples
 from .loss import Loss, OutputLoss
-from .lower import collect, lower, plan_targets, prepare
+from .lower import lower, plan_targets, prepare
 from .options import CompileOptions
 
 _HELD_OUT = 0.25
@@ -34,7 +35,7 @@ _JUDGED = 32
 _WORTH = 0.1  # dB
 # Option, what is tried for it; the first is where the search starts.
 _ALTERNATIVES: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("calibration", tuple(CollectorMethod.parse(text) for text in ("mse", "percentile", "minmax"))),
+    ("calibration", tuple(CollectorMethod.parse(text) for text in ("noise", "mse", "percentile", "minmax"))),
     ("rounding", ("gptq", "adaround")),
     ("split_ratio", (0.0, 0.02)),
 )

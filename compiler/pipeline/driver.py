@@ -30,6 +30,7 @@ from ..quant.target import TargetSpec
 from .ablation import PassWatch, watch_compilation
 from .best import Attempt, choose_best
 from .bundle import list_files, write_manifest, writing_bundle
+from .calibration import collect
 from .check import Artifacts, Checked, Reference, check_target, float_reference
 from .data import Dataset
 from .entries import calibration_entry, compile_notes, input_entries, pass_entries, share_entry, target_entry
@@ -37,7 +38,7 @@ from .explain import Explanation, explain
 from .fitting import example_inputs, fixed_batch, in_batches_of
 from .float_budget import within_budget
 from .holdout import few_samples
-from .lower import FloatModel, Lowered, collect, lower, plan_targets, prepare
+from .lower import FloatModel, Lowered, lower, plan_targets, prepare
 from .manifest import Manifest
 from .max_drop import MaxDrop, Relief, within_drop
 from .options import CompileOptions

@@ -23,7 +23,8 @@ from ..quant.plan import Group, Plan
 from ..quant.target import TargetSpec
 from ..quant.value_noise import value_noise
 from ..quant.walk import first_samples, samples_within
-from .lower import FloatModel, collect_missing, plan_targets
+from .calibration import collect_missing
+from .lower import FloatModel, plan_targets
 from .options import CompileOptions
 from .recipes import make_recipe
 
@@ -81,7 +82,7 @@ def within_budget(
     if not budget or options.max_drop is not None or model.batches is None:
         return Relieved(plan, stats)
     with (progress or Silent()).track("measure rounding noise", _SAMPLES) as advance:
-        few = first_samples(model.batches(), _SAMPLES, max(2, samples_within(model.gm, _MEMORY)))
+        few = first_samples(model.gm, model.batches(), _SAMPLES, max(2, samples_within(model.gm, _MEMORY)))
         found = spend_float_budget(model.gm, plan, stats, few, budget, recipe.float_goal, advance)
     if not found.reasons:
         return Relieved(plan, stats)

@@ -1,9 +1,8 @@
-"""From a model to one program for each target: capture, float passes, plan, one calibration, quantize nodes."""
+"""From a model to one program for each target: capture, float passes, plan, quantize nodes."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from ..ir.capture import Capturable, capture
 from ..ir.passes import After, PassContext, PassReport, run_passes
 from ..ir.progress import Progress, Silent
 from ..ir.shapes import annotate
-from ..quant.calibrate import CalibrationStats, calibrate, range_key
+from ..quant.calibrate import CalibrationStats
 from ..quant.channel_stats import ChannelStats
 from ..quant.isa import choose_isa
 from ..quant.plan import Plan, plan_quantization
@@ -108,38 +107,6 @@ def plan_targets(
         )
         for spec in specs
     }
-
-
-def collect(
-    model: FloatModel,
-    plans: Mapping[str, Plan],
-    batches: Iterable[Sequence[Tensor]],
-    options: CompileOptions,
-    samples: int | None = None,
-    progress: Progress | None = None,
-) -> CalibrationStats:
-    """One pass over `batches` for all plans."""
-    method = options.calibration or make_recipe(options).calibration
-    with (progress or Silent()).track("calibrate", samples) as advance:
-        return calibrate(model.gm, list(plans.values()), batches, method, advance)
-
-
-def collect_missing(
-    model: FloatModel,
-    plan: Plan,
-    stats: CalibrationStats,
-    batches: Batches,
-    options: CompileOptions,
-    samples: int | None = None,
-    progress: Progress | None = None,
-) -> CalibrationStats:
-    """`stats` with the groups of `plan` that it does not have, which are collected."""
-    missing = [g for g in plan.groups if g.fixed is None and range_key(g) not in stats.ranges]
-    if not missing:
-        return stats
-    part = {plan.target: dataclasses.replace(plan, groups=tuple(missing))}
-    new = collect(model, part, batches(), options, samples, progress)
-    return dataclasses.replace(new, ranges={**stats.ranges, **new.ranges})
 
 
 def lower(

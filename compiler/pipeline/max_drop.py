@@ -28,12 +28,13 @@ from ..quant.program import Program
 from ..quant.simulate import simulate
 from ..quant.target import TargetSpec
 from ..quant.walk import samples_within
+from .calibration import collect_missing
 from .check import is_class
 from .data import Dataset
 from .fitting import in_batches_of
 from .holdout import few_samples, split_samples
 from .loss import OutputLoss
-from .lower import FloatModel, collect_missing, lower, plan_targets
+from .lower import FloatModel, lower, plan_targets
 from .options import CompileOptions
 from .sensitivity import Sensitivity, measure_sensitivity
 

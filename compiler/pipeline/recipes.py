@@ -32,7 +32,7 @@ from ..quant.collectors import CollectorMethod
 from ..quant.layer_options import LayerOptions
 from .options import CompileOptions
 
-PERCENTILE, MSE, MINMAX = CollectorMethod("percentile"), CollectorMethod("mse"), CollectorMethod("minmax")
+PERCENTILE, NOISE, MINMAX = CollectorMethod("percentile"), CollectorMethod("noise"), CollectorMethod("minmax")
 DATA_FREE, BEST = "data-free", "best"
 
 
@@ -82,8 +82,8 @@ def _default(options: CompileOptions) -> Recipe:
             FixSaturation(options.isa, rescale=False),
             CorrectBias(),
         ),
-        calibration=MSE,
-        float_budget=0.15,
+        calibration=NOISE,
+        float_budget=0.1,
     )
 
 
@@ -107,7 +107,7 @@ def _splitting(options: CompileOptions, ratio: float) -> dict[str, Any]:
 
 
 def _best(options: CompileOptions) -> Recipe:
-    return dataclasses.replace(_default(options), float_goal=23.0)
+    return dataclasses.replace(_default(options), float_goal=27.0)
 
 
 RECIPES: Mapping[str, Callable[[CompileOptions], Recipe]] = {

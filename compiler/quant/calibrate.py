@@ -68,7 +68,7 @@ def calibrate(
     """
     groups = [group for plan in plans for group in plan.groups if group.fixed is None]
     collectors = {range_key(group): make_collector(method) for group in groups}
-    observer = _Observer(gm, collectors, _useful_ranges(gm, groups))
+    observer = _Observer(gm, collectors, useful_ranges(gm, groups))
     samples = 0
     with torch.no_grad():
         for batch in batches:
@@ -82,7 +82,7 @@ def calibrate(
     return CalibrationStats(str(method), samples, _ranges(collectors))
 
 
-def _useful_ranges(gm: fx.GraphModule, groups: Sequence[Group]) -> dict[RangeKey, Interval]:
+def useful_ranges(gm: fx.GraphModule, groups: Sequence[Group]) -> dict[RangeKey, Interval]:
     """By what is observed; where plans differ in who reads it, what any of them needs."""
     found: dict[RangeKey, Interval] = {}
     for group in groups:

@@ -7,6 +7,7 @@ Every method sees each element once, and keeps a state of fixed size however man
     percentile[:P]          a histogram (16 KiB); the smallest range holding P % of the elements
     mse                     a histogram; the range with the smallest expected squared quantization error
     entropy                 a histogram; the range with the smallest Kullback-Leibler divergence
+    noise                   that of mse; `range_search.py` goes on from it with the graph at hand
 
 A range never reaches beyond the observed minimum and maximum, and does not always contain zero:
 `choose_qparams` extends it. Only that of `moving_average` depends on the order and the batches of the data.
@@ -50,6 +51,7 @@ _METHODS: dict[str, _Parameter | None] = {
     "percentile": _Parameter(99.99, above=50, below=100),
     "mse": None,
     "entropy": None,
+    "noise": None,
 }
 
 
@@ -127,7 +129,7 @@ def make_collector(method: CollectorMethod) -> Collector:
             return MovingAverage(weight)
         case CollectorMethod("percentile", float(percent)):
             return HistogramCollector(partial(percentile_range, percent=percent))
-        case CollectorMethod("mse"):
+        case CollectorMethod("mse" | "noise"):
             return HistogramCollector(mse_range)
         case _:
             return HistogramCollector(entropy_range)

@@ -121,6 +121,18 @@ def dequantize(q: Tensor, qp: QParams) -> Tensor:
     return (q.to(torch.int32) - zero_point).to(torch.float32) * scale
 
 
+def fake_quantize(x: Tensor, qp: QParams) -> Tensor:
+    """`dequantize(quantize(x, qp), qp)` in one step for per-tensor parameters, a few times as fast; not to the
+    last bit, since it multiplies by 1 / scale.
+
+    Raises:
+        ValueError: the parameters are per channel.
+    """
+    if qp.per_channel:
+        raise ValueError("fake_quantize takes per-tensor parameters")
+    return torch.fake_quantize_per_tensor_affine(x, qp.scale[0], qp.zero_point[0], qp.qmin, qp.qmax)
+
+
 # A scale below this (tiny / 2**-16) makes requantization multipliers denormal, on which runtimes disagree.
 SMALLEST_SCALE = 2.0**-110
 

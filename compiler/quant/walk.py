@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..ir.nodes import placeholders
 from ..ir.passes import PassContext
 from ..ir.progress import Progress, Silent
 from ..ir.shapes import tensor_meta
@@ -104,15 +105,23 @@ def take_batches(ctx: PassContext, samples: int, budget: int) -> Iterator[tuple[
 
 
 def first_samples(
-    batches: Iterable[tuple[Tensor, ...]], count: int, at_once: int | None = None
+    gm: fx.GraphModule, batches: Iterable[Sequence[Tensor]], count: int, at_once: int | None = None
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Batches with the first `count` samples in all, or as many as there are; of each batch, at most `at_once`."""
+    """Batches with the first `count` samples in all, or as many as there are; of each batch, at most `at_once`.
+    A graph that takes batches of one size only gets whole ones."""
+    whole = not takes_any_batch(gm)
     for batch in batches:
         if count <= 0:
             return
-        most = count if at_once is None else min(count, at_once)
+        most = len(batch[0]) if whole else count if at_once is None else min(count, at_once)
         yield tuple(tensor[:most] for tensor in batch)
         count -= min(most, len(batch[0]))
+
+
+def takes_any_batch(gm: fx.GraphModule) -> bool:
+    """Whether the first axis of every input, the batch, may have any size."""
+    metas = [tensor_meta(node) for node in placeholders(gm)]
+    return not any(meta is not None and meta.ndim and isinstance(meta.shape[0], int) for meta in metas)
 
 
 def samples_within(gm: fx.GraphModule, budget: int) -> int:

@@ -57,7 +57,7 @@ FLAGS: Mapping[str, Flag] = {
     "output": _option(Path, "--output", "-o", metavar="DIR", help="The bundle. Default: MODEL-bundle."),
     "config": _option(Path, metavar="FILE", help="TOML file with any of these options; flags override it."),
     "calibration": _option(
-        str, metavar="METHOD", help="percentile[:P], minmax, moving_average[:C], mse or entropy."
+        str, metavar="METHOD", help="percentile[:P], minmax, moving_average[:C], mse, entropy or noise."
     ),
     "recipe": _option(str, metavar="NAME", help="fast, default, best or data-free: which passes run."),
     "per_tensor": _option(bool, "--per-tensor/--per-channel", help="Scales of weights."),
@@ -72,7 +72,7 @@ FLAGS: Mapping[str, Flag] = {
         float,
         metavar="X",
         help="Share of the multiplications that may run in float where int8 would ruin the outputs. "
-        "Default: 0.15, with fast and data-free 0.",
+        "Default: 0.1, with fast and data-free 0.",
     ),
     "isa": _option(
         str,

@@ -17,10 +17,11 @@ from torch import Tensor
 from ...backends import registry
 from ..ir.dump import dump
 from ..ir.errors import InputError
+from ..pipeline.calibration import collect
 from ..pipeline.driver import example_inputs
 from ..pipeline.entries import pass_entries
 from ..pipeline.float_budget import within_budget
-from ..pipeline.lower import FloatModel, collect, plan_targets, prepare
+from ..pipeline.lower import FloatModel, plan_targets, prepare
 from ..pipeline.manifest import Manifest, PassEntry, TargetEntry
 from ..quant.calibrate import CalibrationStats
 from ..quant.isa import require_isa

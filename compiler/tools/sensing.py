@@ -14,12 +14,13 @@ from rich.console import Console
 from ... import __version__
 from ...backends import registry
 from ..ir.errors import InputError
+from ..pipeline.calibration import collect
 from ..pipeline.driver import example_inputs
 from ..pipeline.entries import share_entry
 from ..pipeline.fitting import fixed_batch, in_batches_of
 from ..pipeline.holdout import few_samples
 from ..pipeline.loss import Loss, finite_or_none
-from ..pipeline.lower import collect, plan_targets, prepare
+from ..pipeline.lower import plan_targets, prepare
 from ..pipeline.sensitivity import LayerLoss, Sensitivity, measure_sensitivity
 from ..quant.isa import require_isa
 from ..quant.walk import samples_within

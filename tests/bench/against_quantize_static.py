@@ -110,8 +110,9 @@ def _samples(batch_size: int):  # type: ignore[no-untyped-def]
 
 def _ours(model, method: str, path: Path) -> dict[str, float]:  # type: ignore[no-untyped-def]
     from fxedge.backends import registry
+    from fxedge.compiler.pipeline.calibration import collect
     from fxedge.compiler.pipeline.driver import example_inputs
-    from fxedge.compiler.pipeline.lower import collect, lower, plan_targets, prepare
+    from fxedge.compiler.pipeline.lower import lower, plan_targets, prepare
     from fxedge.compiler.pipeline.options import CompileOptions
     from fxedge.compiler.quant.collectors import CollectorMethod
 

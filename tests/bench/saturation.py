@@ -25,9 +25,10 @@ from emulated import AVX2, HASWELL, run_elsewhere
 from fxedge import CompileOptions, open_dataset
 from fxedge.backends import registry
 from fxedge.compiler.pipeline.accuracy import Share, top1
+from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.driver import example_inputs
 from fxedge.compiler.pipeline.entries import saturation_entry
-from fxedge.compiler.pipeline.lower import FloatModel, Lowered, collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.lower import FloatModel, Lowered, lower, plan_targets, prepare
 from real import nets
 from real.compiling import REAL_NETS, TARGETS
 

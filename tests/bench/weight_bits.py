@@ -27,8 +27,9 @@ from fxedge.backends.onnx import backend
 from fxedge.compiler.ir.passes import Pass, PassContext
 from fxedge.compiler.ir.shapes import annotate
 from fxedge.compiler.pipeline.accuracy import top1
+from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.data import Dataset
-from fxedge.compiler.pipeline.lower import FloatModel, collect, copy_graph, plan_targets, prepare
+from fxedge.compiler.pipeline.lower import FloatModel, copy_graph, plan_targets, prepare
 from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.program import build_program
 from fxedge.passes.clean_qdq import CleanQdq

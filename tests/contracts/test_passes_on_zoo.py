@@ -15,7 +15,8 @@ from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.ops import aten
 from fxedge.compiler.ir.passes import CLOSE_TOLERANCE, Pass, PassContext, evaluate, relative_error, run_passes
 from fxedge.compiler.ir.shapes import annotate
-from fxedge.compiler.pipeline.lower import FloatModel, collect, copy_graph, prepare
+from fxedge.compiler.pipeline.calibration import collect
+from fxedge.compiler.pipeline.lower import FloatModel, copy_graph, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.pipeline.recipes import make_recipe
 from fxedge.compiler.quant.channel_stats import ChannelStats

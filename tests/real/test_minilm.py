@@ -11,7 +11,8 @@ from fxedge import CompileOptions
 from fxedge.backends import registry
 from fxedge.compiler.ir.passes import PassContext, run_passes
 from fxedge.compiler.ir.shapes import annotate
-from fxedge.compiler.pipeline.lower import FloatModel, collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.calibration import collect
+from fxedge.compiler.pipeline.lower import FloatModel, lower, plan_targets, prepare
 from fxedge.passes import SmoothActivations
 from real.minilm import Encode, embeddings, minilm, sentences, spearman
 from torch import Tensor

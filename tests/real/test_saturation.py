@@ -9,7 +9,8 @@ import pytest
 from emulated import AVX2, HASWELL, needs_qemu, run_elsewhere
 from fxedge import CompileOptions, open_dataset
 from fxedge.backends import registry
-from fxedge.compiler.pipeline.lower import collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.calibration import collect
+from fxedge.compiler.pipeline.lower import lower, plan_targets, prepare
 from fxedge.compiler.quant.collectors import CollectorMethod
 
 from .compiling import REAL_NETS

@@ -22,7 +22,8 @@ from fxedge.compiler.ir.capture import capture
 from fxedge.compiler.ir.constants import constants, set_constant
 from fxedge.compiler.ir.errors import UnsupportedOpsError
 from fxedge.compiler.ir.ops import aten
-from fxedge.compiler.pipeline.lower import collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.calibration import collect
+from fxedge.compiler.pipeline.lower import lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.program import IntegerStep, Program

@@ -15,7 +15,8 @@ from fxedge.backends.onednn import backend as onednn
 from fxedge.backends.torchscript.backend import TorchScriptBackend
 from fxedge.backends.x86 import backend as x86
 from fxedge.compiler.ir.errors import UnsupportedOpsError
-from fxedge.compiler.pipeline.lower import FloatModel, collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.calibration import collect
+from fxedge.compiler.pipeline.lower import FloatModel, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.pipeline.parity import compare_nodes
 from fxedge.compiler.quant.program import Program, build_program

@@ -13,8 +13,9 @@ from fxedge.compiler.ir.progress import Silent
 from fxedge.compiler.ir.stages import Stage
 from fxedge.compiler.pipeline import lower as lowering
 from fxedge.compiler.pipeline.ablation import PassEffect, PassWatch, program_loss, watch_compilation
+from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.holdout import split_samples
-from fxedge.compiler.pipeline.lower import FloatModel, Lowered, collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.lower import FloatModel, Lowered, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.pipeline.recipes import Recipe, make_recipe
 from small_compile import small_data, small_images, small_model

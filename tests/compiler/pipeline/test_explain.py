@@ -7,9 +7,10 @@ from fxedge.backends import registry
 from fxedge.compiler.ir.passes import evaluate
 from fxedge.compiler.pipeline.ablation import PassEffect
 from fxedge.compiler.pipeline.accuracy import Share
+from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.explain import Culprit, Explanation, LayerError, explain
 from fxedge.compiler.pipeline.loss import ErrorSums, Loss
-from fxedge.compiler.pipeline.lower import FloatModel, collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.lower import FloatModel, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.program import IntegerStep, Program

@@ -3,13 +3,14 @@ import dataclasses
 import pytest
 import torch
 from fxedge.backends import registry
+from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.float_budget import (
     Relieved,
     multiplications,
     spend_float_budget,
     within_budget,
 )
-from fxedge.compiler.pipeline.lower import FloatModel, collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.lower import FloatModel, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.quant.simulate import simulate
 from support import inputs

@@ -4,7 +4,8 @@ import pytest
 from fxedge.backends import registry
 from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.errors import InputError
-from fxedge.compiler.pipeline.lower import collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.calibration import collect
+from fxedge.compiler.pipeline.lower import lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.compiler.quant.program import DequantizeStep, FloatStep, IntegerStep, QuantizeStep
@@ -71,13 +72,6 @@ def test_what_is_proven_of_the_instruction_set():
     assert str(caught.value) == (
         "The onnx target knows no instruction set 'sse9'; allowed: safe, native, avx2, vnni."
     )
-
-
-def test_progress_counts_samples():
-    model = prepare(small_model(), (small_images(2),), CompileOptions())
-    plans = plan_targets(model, [registry.get("onnx").spec], CompileOptions())
-    stats = collect(model, plans, (batch.inputs for batch in small_data()), CompileOptions(), samples=12)
-    assert stats.samples == 12
 
 
 class Sum(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from fxedge.backends import registry
 from fxedge.compiler.ir.errors import InputError
 from fxedge.compiler.ir.passes import evaluate
-from fxedge.compiler.pipeline.lower import FloatModel, collect, lower, plan_targets, prepare
+from fxedge.compiler.pipeline.calibration import collect
+from fxedge.compiler.pipeline.lower import FloatModel, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.pipeline.sensitivity import LayerLoss, Sensitivity, measure_sensitivity
 from fxedge.compiler.quant.collectors import CollectorMethod

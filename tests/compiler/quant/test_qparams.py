@@ -11,6 +11,7 @@ from fxedge.compiler.quant.qparams import (
     choose_channel_qparams,
     choose_qparams,
     dequantize,
+    fake_quantize,
     quantize,
 )
 from hypothesis import assume, given
@@ -186,3 +187,28 @@ def test_scalars_have_no_axes():
     qp = choose_qparams(0.0, 2.55, UINT8)
     assert quantize(torch.tensor(1.0), qp).shape == ()
     assert dequantize(torch.tensor(100), qp).item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(("low", "high"), [(-1.7, 2.9), (0.0, 6.0), (-5.3, 0.0), (-3e-4, 1e-5), (0.0, 0.0)])
+def test_fake_quantize_is_quantize_and_dequantize_but_for_ties(low, high, spec):
+    qp = choose_qparams(low, high, spec)
+    scale = qp.scale[0]
+    x = torch.linspace(1.5 * low - scale, 1.5 * high + scale, 10007)
+    off = (fake_quantize(x, qp) - dequantize(quantize(x, qp), qp)).abs()
+    steps = x.double() / scale
+    tie = (steps - steps.floor() - 0.5).abs() < 1e-4
+    assert not off[~tie].any()
+    assert off.max() <= scale * (1 + 1e-6)
+
+
+def test_fake_quantize_sends_halves_to_even_and_clamps():
+    qp = QParams((0.5,), (10,), 0, 20, torch.uint8)
+    x = torch.tensor([[0.25, 0.75, 1.25, -0.25], [-0.75, 1e30, -1e30, 0.6]])
+    assert fake_quantize(x, qp).tolist() == [[0.0, 1.0, 1.0, 0.0], [-1.0, 5.0, -5.0, 0.5]]
+
+
+def test_fake_quantize_takes_no_channels():
+    qp = QParams((1.0, 2.0), (0, 0), -128, 127, torch.int8, axis=0)
+    with pytest.raises(ValueError, match=r"^fake_quantize takes per-tensor parameters$"):
+        fake_quantize(torch.zeros(2, 3), qp)
