@@ -9,7 +9,7 @@ from fxedge.compiler.ir.ops import OPS
 from fxedge.compiler.ir.passes import PassContext, PassResult, evaluate, run_passes
 from fxedge.passes import Canonicalize
 from fxedge.passes._layers import Layer, parameters
-from fxedge.passes._range_costs import row_costs
+from fxedge.passes._range_costs import range_costs
 from fxedge.passes.split_ranges import SplitRanges
 from torch import Tensor, fx, nn
 
@@ -33,28 +33,30 @@ def jacobian(model: nn.Module, weight: Tensor, sample: Tensor) -> Tensor:
 def test_costs_are_squared_derivatives_over_the_power_that_varies(middle: nn.Module) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(), middle).eval()
     gm = capture(model, (SAMPLES,))
-    found = [row_costs(gm, layers(gm), [(SAMPLES,)], seed) for seed in range(300)]
+    found = [range_costs(gm, layers(gm), {"silu": 1}, [(SAMPLES,)], seed) for seed in range(300)]
+    assert None not in found
     with torch.no_grad():
         outputs = model(SAMPLES)
     power = float((outputs - outputs.mean(0)).square().sum()) / 3
-    for name, weight, axis in (("conv2d", model[0].weight, 0), (list(found[0])[1], middle.weight, None)):
+    for name, weight, axis in (("conv2d", model[0].weight, 0), (list(found[0].rows)[1], middle.weight, None)):
         squares = sum(jacobian(model, weight, sample).square().sum(0) for sample in SAMPLES).view_as(weight)
         if axis is None and isinstance(middle, nn.ConvTranspose2d):
             squares = squares.view(2, 2, 3, 2, 2).transpose(1, 2).flatten(0, 1)
         expected = squares.flatten(1).sum(1) / power / len(SAMPLES)
-        mean = torch.stack([costs[name] for costs in found]).mean(0)
+        mean = torch.stack([costs.rows[name] for costs in found]).mean(0)
         torch.testing.assert_close(mean.float(), expected, rtol=0.15, atol=0)
 
 
 def test_one_sample_shows_nothing_that_varies() -> None:
     gm = capture(nn.Conv2d(3, 4, 1).eval(), (SAMPLES,))
-    assert row_costs(gm, layers(gm), [(SAMPLES[:1],)], 0) == {}
+    assert range_costs(gm, layers(gm), {}, [(SAMPLES[:1],)], 0) is None
 
 
 def test_an_output_that_never_varies_has_no_cost() -> None:
     gm = capture(nn.Conv2d(3, 4, 1).eval(), (SAMPLES,))
-    costs = row_costs(gm, layers(gm), [(SAMPLES[:1].expand(4, -1, -1, -1),)], 0)
-    assert costs["conv2d"].tolist() == [0.0] * 4
+    costs = range_costs(gm, layers(gm), {"conv2d": 1}, [(SAMPLES[:1].expand(4, -1, -1, -1),)], 0)
+    assert costs is not None
+    assert costs.rows["conv2d"].tolist() == costs.channels["conv2d"].tolist() == [0.0] * 4
 
 
 def amplifier() -> nn.Module:

@@ -5,8 +5,7 @@ import pytest
 import torch
 from fxedge.backends import registry
 from fxedge.compiler.ir.errors import InputError, VerificationError
-from fxedge.compiler.pipeline import lower as lowering
-from fxedge.compiler.pipeline import max_drop
+from fxedge.compiler.pipeline import calibration, max_drop
 from fxedge.compiler.pipeline.data import Dataset, from_arrays
 from fxedge.compiler.pipeline.holdout import split_samples
 from fxedge.compiler.pipeline.lower import FloatModel, plan_targets, prepare
@@ -100,8 +99,8 @@ def test_the_samples_to_judge_on_are_not_tuned_on(monkeypatch: pytest.MonkeyPatc
         seen.append(torch.cat([inputs[0] for inputs in held]))
         return original(model, plans, held, *rest)
 
-    original = lowering.collect
-    monkeypatch.setattr(lowering, "collect", collected)
+    original = calibration.collect
+    monkeypatch.setattr(calibration, "collect", collected)
     within_drop(small(), SPEC, COARSE, unlabelled(), 9)
     tuning = torch.cat([batch.inputs[0] for batch in split_samples(unlabelled(), 0.5)[0]])
     assert seen
