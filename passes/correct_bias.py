@@ -5,13 +5,13 @@ already. For each convolution, transposed convolution and linear that runs on in
 output before its activation minus what the integer inputs and the integer weights give, averaged over samples
 and positions for each output channel; bias += d. Positions count by the squared slope of the activation that
 follows: what relu cuts off, or SiLU flattens, shows in no result, and a mean that it dominates moves the rest away
-(YOLOX-nano: mAP fell from 27.6 to 20.8 with plain means). They count less, too, the further their error is from the
-channel's median m: by 1 / (1 + ((error - m) / 4a)²), a the mean of |error - m| (Cauchy's weights). Clipped inputs,
-and the few tokens in a transformer that are hundreds of times as large as the rest, make errors that a mean would
-put on all others (mobilenet_v2 with searched ranges, SQNR: 21.7 dB with means over all positions, 23.6 dB without
-any correction, 24.2 dB so; MiniLM: embeddings were off by 1.2 of their size with plain means). The bias is stored as the target takes it (float32, or int32 of scale s_x·s_w), and the walk goes on with
-the stored one, so later layers see its rounding. A layer without a bias gets one; a bias that other layers read
-too is copied first.
+(YOLOX-nano: mAP fell from 27.6 to 20.8 with plain means). They count less, too, the further their error is from
+the channel's median m: by 1 / (1 + ((error - m) / 4a)²), a the mean of |error - m| (Cauchy's weights). Clipped
+inputs, and the few tokens in a transformer that are hundreds of times as large as the rest, make errors that a
+mean would put on all others (mobilenet_v2 with searched ranges, SQNR: 21.7 dB with means over all positions, 23.6
+dB without any correction, 24.2 dB so; MiniLM: embeddings were off by 1.2 of their size with plain means). The bias
+is stored as the target takes it (float32, or int32 of scale s_x·s_w), and the walk goes on with the stored one, so
+later layers see its rounding. A layer without a bias gets one; a bias that other layers read too is copied first.
 
 The mean over few samples is an estimate: with standard error e (from the spread over samples) d is shrunk by
 1 - e²/d², and to zero below e (James and Stein, 1961, positive part), so that noise is not written into a bias
@@ -218,22 +218,18 @@ class _Usual:
 
 def _usual_errors(step: IntegerStep, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Usual:
     """From the first samples, at some of the positions."""
-    errors, left = [], _JUDGED
-    for value, x in pairs:
-        for some, part in _few_samples(step, value, x):
-            found = _unbiased_errors(step, some, _accumulate(step, part))
-            found = found.flatten(2).transpose(1, 2) if OPS[step.anchor.target].spatial else found
-            found = found.reshape(-1, found.shape[-1])
-            errors.append(found[:: max(1, len(found) * _JUDGED // (len(some) * _POSITIONS))])
-            left -= len(some)
-            if left <= 0:
-                break
+    parts = (part for value, x in pairs for part in _few_samples(step, value, x))
+    channel = 1 if OPS[step.anchor.target].spatial else -1  # type: ignore[index]
+    errors, left = list[Tensor](), _JUDGED
+    for value, x in parts:
+        found = _unbiased_errors(step, value, _accumulate(step, x)).movedim(channel, -1).flatten(0, -2)
+        errors.append(found[:: max(1, len(found) * _JUDGED // (len(value) * _POSITIONS))])
+        left -= len(value)
         if left <= 0:
             break
     every = torch.cat(errors)
     middle = every.median(0).values
-    spread = (every - middle).abs().mean(0)
-    spread = spread.clamp(min=torch.finfo(spread.dtype).tiny)
+    spread = (every - middle).abs().mean(0).clamp(min=torch.finfo(every.dtype).tiny)
     return _Usual(_per_channel(step, middle), _per_channel(step, spread))
 
 

@@ -15,7 +15,7 @@ def test_tries_each_option_and_keeps_one_value_of_it():
     for attempt in attempts:
         tried.setdefault(attempt.option, []).append(attempt.value)
     assert tried == {
-        "calibration": ["mse", "percentile:99.99", "minmax"],
+        "calibration": ["noise", "mse", "percentile:99.99", "minmax"],
         "rounding": ["gptq", "adaround"],
         "split_ratio": ["0.0", "0.02"],
     }

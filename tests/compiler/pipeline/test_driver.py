@@ -116,6 +116,16 @@ def test_one_sample_of_fixed_size(tmp_path: Path):
     assert report.results["onnx"].checked.end_to_end.samples == 12
 
 
+@pytest.mark.parametrize("recipe", ["default", "data-free"])
+def test_an_exported_program_of_one_batch_size(tmp_path: Path, recipe: str):
+    program = torch.export.export(small_model().eval(), (small_images(3),))
+    report = compile_model(
+        program, small_data(12), ("onnx",), tmp_path / "b", options=CompileOptions(recipe=recipe, timed_runs=0)
+    )
+    assert report.manifest is not None
+    assert report.manifest.inputs[0].shape == (3, 1, 6, 6)
+
+
 def test_without_the_float_artifact(tmp_path: Path):
     report = compile_small(tmp_path / "b", float_artifact=False)
     assert report.results["onnx"].float_size is None

@@ -113,7 +113,7 @@ class TestMethod:
         assert str(caught.value) == (
             f"there is no calibration method '{text}'; allowed: minmax, "
             "moving_average[:N] with 0 < N < 1 (0.01 if left out), "
-            "percentile[:N] with 50 < N < 100 (99.99 if left out), mse, entropy"
+            "percentile[:N] with 50 < N < 100 (99.99 if left out), mse, entropy, noise"
         )
 
 

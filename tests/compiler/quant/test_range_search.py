@@ -7,7 +7,7 @@ from fxedge.compiler.quant.calibrate import CalibrationStats, calibrate, range_k
 from fxedge.compiler.quant.collectors import CollectorMethod
 from fxedge.compiler.quant.plan import Group, Plan, plan_quantization
 from fxedge.compiler.quant.qparams import QSpec, choose_qparams, dequantize, quantize
-from fxedge.compiler.quant.range_search import search_ranges
+from fxedge.compiler.quant.range_search import _Search, search_ranges
 from support import Calls, inputs
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -209,3 +209,13 @@ def test_a_constant_is_searched_too(shape):
     assert stats.range_of(group)[1] == 100
     assert 39.9 < found.range_of(group)[1] < 50.1
     assert noise(gm, group, *found.range_of(group)) < 0.5 * noise(gm, group, *stats.range_of(group))
+
+
+@pytest.mark.parametrize(("slope", "expected"), [(1.0, 0.0), (-1.0, 4.0)])
+def test_what_is_clipped_at_both_ends_adds_up_with_its_signs(slope, expected):
+    """-2 and 2, cut to -1 and 1: errors of 1 and -1, which cancel at an output that adds the two."""
+    ends = 2 * torch.tensor([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35])
+    search = _Search(TOY.activation, -ends, ends, (True, True))
+    search.add(torch.tensor([[-2.0, 2.0, 0.0]]), torch.tensor([[1.0, slope, 1.0]]))
+    assert float(search.clipping[1, 1]) == pytest.approx(expected, abs=1e-6)
+    assert float(search.clipping[1, 6]) == float(search.clipping[6, 1]) == pytest.approx(1.0)

@@ -7,7 +7,7 @@ from fxedge.compiler.quant.simulate import simulate
 from fxedge.compiler.quant.walk import FloatWalk, first_samples, samples_within, walk
 from support import inputs
 from torch import nn
-from toy_target import lower
+from toy_target import captured, lower
 
 torch.manual_seed(0)
 MODEL = nn.Sequential(
@@ -71,8 +71,15 @@ def test_a_budget_counts_four_times_the_largest_value_of_a_sample():
 
 
 def test_the_first_samples_come_in_their_batches():
+    gm = captured(MODEL, *X)
     batches = [(torch.arange(3),), (torch.arange(3, 6),), (torch.arange(6, 9),)]
-    assert [len(x) for (x,) in first_samples(batches, 4)] == [3, 1]
-    assert [len(x) for (x,) in first_samples(batches, 5, at_once=2)] == [2, 2, 1]
-    assert [len(x) for (x,) in first_samples(batches, 100)] == [3, 3, 3]
-    assert list(first_samples(batches, 0)) == []
+    assert [len(x) for (x,) in first_samples(gm, batches, 4)] == [3, 1]
+    assert [len(x) for (x,) in first_samples(gm, batches, 5, at_once=2)] == [2, 2, 1]
+    assert [len(x) for (x,) in first_samples(gm, batches, 100)] == [3, 3, 3]
+    assert list(first_samples(gm, batches, 0)) == []
+
+
+def test_a_graph_of_one_batch_size_gets_whole_batches():
+    gm = torch.export.export(MODEL, X).module()
+    batches = [(torch.arange(3),), (torch.arange(3, 6),), (torch.arange(6, 9),)]
+    assert [len(x) for (x,) in first_samples(gm, batches, 4, at_once=2)] == [3, 3]
