@@ -20,7 +20,7 @@ def test_it_says_what_the_deployed_user_needs(compiled: tuple[Path, CompileRepor
     (tensor,) = manifest.inputs
     assert (tensor.name, tensor.dtype, tensor.shape) == ("x", "float32", (None, 1, 6, 6))
     assert manifest.preprocess.dtype == "float32"
-    assert (manifest.calibration.method, manifest.calibration.samples) == ("mse", 12)
+    assert (manifest.calibration.method, manifest.calibration.samples) == ("noise", 12)
     assert [entry.name for entry in manifest.passes] == [
         "canonicalize",
         "fold-batch-norm",

@@ -56,7 +56,7 @@ def test_the_first_notes_of_a_bundle(bundle: Path, capsys: pytest.CaptureFixture
 def test_plan_and_ranges(fxedge: Callable, net: str):
     out = fxedge("inspect", f"{net}:make", "--calib", f"{net}:batches", "--target", "onnx", "-q")[1]
     assert "plan for onnx: 3 integer ops, 0 float" in out
-    assert "ranges for onnx, mse over 12 samples" in out
+    assert "ranges for onnx, noise over 12 samples" in out
     (row,) = [line for line in out.splitlines() if line.startswith("relu ")]
     assert row.split()[1:2] == ["0"]
     assert row.endswith("flatten")
@@ -95,7 +95,7 @@ def test_a_bundle(fxedge: Callable, bundle: Path):
     assert (status, err) == (0, "")
     lines = {line.split("  ")[0]: line for line in out.splitlines()}
     assert lines["input x"].endswith("float32 [any, 1, 6, 6]")
-    assert lines["calibration"].endswith("mse, 12 samples")
+    assert lines["calibration"].endswith("noise, 12 samples")
     assert "4/4 exact" in lines["onnx"]
     assert lines["pass canonicalize: 1 change, same outputs"]
     assert any(line.startswith("pass fold-batch-norm: 1 change, outputs moved by ") for line in lines)
