@@ -30,7 +30,7 @@ from .recipes import make_recipe
 
 _SAMPLES = 8
 _MEMORY = 2**27  # bytes that the largest values may take: the backward pass holds all of them
-_LEAST_SHARE = 0.01  # of all noise: what a value must bring to be worth a change
+_LEAST_SHARE = 0.01  # of the noise left: what a value must bring to be worth a change
 _ELEMENT = 8  # multiplications that one element costs at an op without weights, conversions included
 
 
@@ -138,7 +138,7 @@ def _spend(
         prices = {
             group: price
             for group, gain in noise.items()
-            if gain >= _LEAST_SHARE * before and spent + (price := _price(plan, group, costs, reasons)) <= budget
+            if gain >= _LEAST_SHARE * left and spent + (price := _price(plan, group, costs, reasons)) <= budget
         }
         if not prices:
             break
