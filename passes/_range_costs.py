@@ -27,6 +27,12 @@ class RangeCosts:
     rows: dict[str, Tensor]
     channels: dict[str, Tensor]
 
+    def reorder(self, rows: Mapping[str, Tensor], channels: Mapping[str, Tensor]) -> None:
+        """Follow the graph: rows and channels whose new i is the old order[i], by name."""
+        for known, orders in ((self.rows, rows), (self.channels, channels)):
+            for name in known.keys() & orders.keys():
+                known[name] = known[name][orders[name]]
+
 
 def range_costs(
     gm: fx.GraphModule,

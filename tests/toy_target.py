@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,3 +216,15 @@ _SHORT = re.compile(r"quantized_decomposed\.(\w+)_per_(tensor|channel)\.default"
 def brief(gm: fx.GraphModule) -> str:
     """`dump`, with `quantize` and `dequantize_channel` for the long names."""
     return _SHORT.sub(lambda m: m[1] + ("_channel" if m[2] == "channel" else ""), dump(gm))
+
+
+class Rounding(fx.Interpreter):
+    """A float graph with the values of some nodes rounded."""
+
+    def __init__(self, gm: fx.GraphModule, members: Collection[str], qp: QParams) -> None:
+        super().__init__(gm)
+        self._members, self._qp = members, qp
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        return dequantize(quantize(result, self._qp), self._qp) if n.name in self._members else result

@@ -12,15 +12,14 @@ from ..quant.calibrate import CalibrationStats, calibrate, range_key
 from ..quant.collectors import CollectorMethod
 from ..quant.plan import Plan
 from ..quant.range_search import search_ranges
-from ..quant.walk import first_samples, samples_within
+from ..quant.walk import gradient_samples
 from .lower import Batches, FloatModel
 from .options import CompileOptions
 from .recipes import make_recipe
 
 _NOISE = CollectorMethod("noise")
-_SEARCHED = 80  # samples, of which the last part only judges what was found
-_JUDGED = 5  # that part: one in so many batches
-_MEMORY = 2**27  # bytes that the largest values may take: the backward pass holds all of them
+_SEARCHED = 80  # samples
+_JUDGES = 5  # one in so many of their batches, the last ones, only judges what was found on the others
 
 
 def collect(
@@ -39,9 +38,8 @@ def collect(
         stats = calibrate(model.gm, wanted, first, method, advance)
     if not first.kept or not stats.ranges:
         return stats
-    at_once = max(2, samples_within(model.gm, _MEMORY))
-    few = list(first_samples(model.gm, first.kept, _SEARCHED, at_once))
-    tuned = len(few) - len(few) // _JUDGED
+    few = list(gradient_samples(model.gm, first.kept, _SEARCHED))
+    tuned = len(few) - len(few) // _JUDGES
     with progress.track("search ranges", sum(len(batch[0]) for batch in few[:tuned])) as advance:
         return search_ranges(model.gm, wanted, stats, few[:tuned], few[tuned:] or few, advance=advance)
 

@@ -22,14 +22,13 @@ from ..quant.calibrate import CalibrationStats
 from ..quant.plan import Group, Plan
 from ..quant.target import TargetSpec
 from ..quant.value_noise import value_noise
-from ..quant.walk import first_samples, samples_within
+from ..quant.walk import gradient_samples
 from .calibration import collect_missing
 from .lower import FloatModel, plan_targets
 from .options import CompileOptions
 from .recipes import make_recipe
 
 _SAMPLES = 8
-_MEMORY = 2**27  # bytes that the largest values may take: the backward pass holds all of them
 _LEAST_SHARE = 0.01  # of the noise left: what a value must bring to be worth a change
 _ELEMENT = 8  # multiplications that one element costs at an op without weights, conversions included
 
@@ -82,7 +81,7 @@ def within_budget(
     if not budget or options.max_drop is not None or model.batches is None:
         return Relieved(plan, stats)
     with (progress or Silent()).track("measure rounding noise", _SAMPLES) as advance:
-        few = first_samples(model.gm, model.batches(), _SAMPLES, max(2, samples_within(model.gm, _MEMORY)))
+        few = gradient_samples(model.gm, model.batches(), _SAMPLES)
         found = spend_float_budget(model.gm, plan, stats, few, budget, recipe.float_goal, advance)
     if not found.reasons:
         return Relieved(plan, stats)
@@ -132,8 +131,7 @@ def _spend(
     """Nodes with reasons, what they cost, and the noise that is left; values in descending `order`. `limits` are
     what may be spent and the noise that is good enough."""
     budget, enough = limits
-    before = sum(by_group.values())
-    noise, left, spent, reasons = dict(by_group), before, 0.0, dict[str, str]()
+    noise, left, spent, reasons = dict(by_group), sum(by_group.values()), 0.0, dict[str, str]()
     while left > enough:
         prices = {
             group: price

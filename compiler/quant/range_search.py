@@ -31,7 +31,7 @@ from .calibrate import CalibrationStats, RangeKey, range_key, useful_ranges
 from .output_noise import Tape, output_parts, signal_power
 from .plan import Group, Plan
 from .qparams import QParams, QSpec, choose_qparams, fake_quantize
-from .value_noise import rounded
+from .value_noise import rounded, rounding_parameters
 
 _FRACTIONS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35)  # of the end that was found without a search
 _USUAL = _FRACTIONS.index(1.0)
@@ -139,12 +139,7 @@ def _clipped(value: Tensor, gradient: Tensor, ends: Tensor) -> Tensor:
 
 def _noise(gm: fx.GraphModule, plan: Plan, stats: CalibrationStats, judged: Iterable[Batch]) -> float:
     """Noise over signal at the outputs with all activations of `plan` rounded."""
-    parameters = {
-        name: group.fixed or choose_qparams(*stats.range_of(group), group.spec)
-        for group in plan.groups
-        for name in rounded(gm, group)
-    }
-    exact, rounding, noise = _Forward(gm, {}), _Forward(gm, parameters), 0.0
+    exact, rounding, noise = _Forward(gm, {}), _Forward(gm, rounding_parameters(gm, plan, stats)), 0.0
     for batch in judged:
         for wanted, given in zip(exact.parts(batch), rounding.parts(batch), strict=True):
             if power := signal_power(wanted):

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from .calibrate import CalibrationStats
 from .output_noise import Tape
 from .plan import Group, Plan, activation_inputs
-from .qparams import QParams, choose_qparams, dequantize, quantize
+from .qparams import QParams, choose_qparams, fake_quantize
 
 
 def value_noise(
@@ -36,7 +36,7 @@ def value_noise(
     Each output counts the same. `batches` are inputs of a few samples; where one has a single sample, the signal
     is what varies within its outputs.
     """
-    parameters = {name: _qparams(group, stats) for group in plan.groups for name in rounded(gm, group)}
+    parameters = rounding_parameters(gm, plan, stats)
     noise = dict.fromkeys(parameters, 0.0)
     generator, tape, samples = torch.Generator().manual_seed(seed), Tape(gm, parameters), 0
     for batch in batches:
@@ -44,7 +44,7 @@ def value_noise(
         for _ in range(projections):
             for name, value, gradient in tape.gradients(generator):
                 qp = parameters[name]
-                noise[name] += tape.effect(name, gradient, dequantize(quantize(value, qp), qp) - value)
+                noise[name] += tape.effect(name, gradient, fake_quantize(value, qp) - value)
         samples += len(batch[0])
         if advance is not None:
             advance(samples)
@@ -61,5 +61,10 @@ def rounded(gm: fx.GraphModule, group: Group) -> list[str]:
     ]
 
 
-def _qparams(group: Group, stats: CalibrationStats) -> QParams:
-    return group.fixed or choose_qparams(*stats.range_of(group), group.spec)
+def rounding_parameters(gm: fx.GraphModule, plan: Plan, stats: CalibrationStats) -> dict[str, QParams]:
+    """The parameters of every value of `plan` that gets new rounding errors, by name."""
+    return {
+        name: group.fixed or choose_qparams(*stats.range_of(group), group.spec)
+        for group in plan.groups
+        for name in rounded(gm, group)
+    }

@@ -20,6 +20,8 @@ from ..ir.shapes import tensor_meta
 from .program import IntegerStep, Program
 from .simulate import last_uses, run_node, run_step
 
+_LARGEST_HELD = 2**27  # bytes of the largest values where a backward pass holds all
+
 # step, its integer inputs (one list over batches for each entry of step.inputs) -> the step to go on with
 Visit = Callable[[IntegerStep, Sequence[Sequence[Tensor]]], IntegerStep]
 
@@ -116,6 +118,13 @@ def first_samples(
         most = len(batch[0]) if whole else count if at_once is None else min(count, at_once)
         yield tuple(tensor[:most] for tensor in batch)
         count -= min(most, len(batch[0]))
+
+
+def gradient_samples(
+    gm: fx.GraphModule, batches: Iterable[Sequence[Tensor]], count: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """The first `count` samples, as many at once as a backward pass can hold: two at least, to see what varies."""
+    return first_samples(gm, batches, count, max(2, samples_within(gm, _LARGEST_HELD)))
 
 
 def takes_any_batch(gm: fx.GraphModule) -> bool:

@@ -9,6 +9,7 @@ from fxedge.compiler.pipeline import calibration
 from fxedge.compiler.pipeline.calibration import collect, collect_missing
 from fxedge.compiler.pipeline.lower import FloatModel, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
+from fxedge.compiler.quant import walk
 from fxedge.compiler.quant.calibrate import CalibrationStats
 from fxedge.compiler.quant.collectors import CollectorMethod
 from fxedge.compiler.quant.plan import Plan
@@ -88,7 +89,7 @@ def test_the_search_keeps_the_first_80_samples_and_judges_on_a_fifth(monkeypatch
     monkeypatch.setattr(calibration, "search_ranges", search)
     images = small_images(100)
     assert collected(NOISE, *images.split(4)).samples == 100
-    monkeypatch.setattr(calibration, "_MEMORY", 0)
+    monkeypatch.setattr(walk, "_LARGEST_HELD", 0)
     collected(NOISE, *images.split(4))
     ((tuned, judged), small) = given
     assert torch.equal(torch.cat(tuned), images[:64])

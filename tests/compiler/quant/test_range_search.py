@@ -6,12 +6,12 @@ import torch
 from fxedge.compiler.quant.calibrate import CalibrationStats, calibrate, range_key
 from fxedge.compiler.quant.collectors import CollectorMethod
 from fxedge.compiler.quant.plan import Group, Plan, plan_quantization
-from fxedge.compiler.quant.qparams import QSpec, choose_qparams, dequantize, quantize
+from fxedge.compiler.quant.qparams import QSpec, choose_qparams
 from fxedge.compiler.quant.range_search import _Search, search_ranges
 from support import Calls, inputs
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from toy_target import TOY, TOY_SHARED_CAT, captured
+from toy_target import TOY, TOY_SHARED_CAT, Rounding, captured
 
 X = inputs((64, 3, 8, 8))[0]
 SYMMETRIC = dataclasses.replace(TOY, name="toy-symmetric", activation=QSpec(-127, 127, torch.int8, symmetric=True))
@@ -63,18 +63,6 @@ def searched(
 
 def group_of(plan: Plan, name: str) -> Group:
     return next(group for group in plan.groups if name in group.members)
-
-
-class Rounding(fx.Interpreter):
-    """The graph with one group's values rounded."""
-
-    def __init__(self, gm, members, qp):
-        super().__init__(gm)
-        self.members, self.qp = members, qp
-
-    def run_node(self, n):
-        result = super().run_node(n)
-        return dequantize(quantize(result, self.qp), self.qp) if n.name in self.members else result
 
 
 def noise(gm: fx.GraphModule, group: Group, low: float, high: float, x: Tensor = X) -> float:

@@ -5,11 +5,11 @@ import torch
 from fxedge.compiler.quant.calibrate import CalibrationStats, calibrate
 from fxedge.compiler.quant.collectors import CollectorMethod
 from fxedge.compiler.quant.plan import Plan, plan_quantization
-from fxedge.compiler.quant.qparams import choose_qparams, dequantize, quantize
+from fxedge.compiler.quant.qparams import choose_qparams
 from fxedge.compiler.quant.value_noise import value_noise
 from support import Calls, inputs
 from torch import Tensor, fx, nn
-from toy_target import TOY, TOY_SHARED_CAT, captured
+from toy_target import TOY, TOY_SHARED_CAT, Rounding, captured
 
 
 class Small(nn.Module):
@@ -33,18 +33,6 @@ def planned(model: nn.Module, x: Tensor, spec=TOY) -> tuple[fx.GraphModule, Plan
     gm = captured(model.eval(), x)
     plan = plan_quantization(gm, spec)
     return gm, plan, calibrate(gm, [plan], [(x,)], CollectorMethod("minmax"))
-
-
-class Rounding(fx.Interpreter):
-    """The graph with one group's values rounded."""
-
-    def __init__(self, gm, members, qp):
-        super().__init__(gm)
-        self.members, self.qp = members, qp
-
-    def run_node(self, n):
-        result = super().run_node(n)
-        return dequantize(quantize(result, self.qp), self.qp) if n.name in self.members else result
 
 
 def measured(gm: fx.GraphModule, plan: Plan, stats: CalibrationStats) -> dict[str, float]:
