@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from emulated import AVX2, AVX512, HASWELL, needs_qemu, run_elsewhere
+from emulated.processes import AVX2, AVX512, HASWELL, needs_qemu, run_elsewhere
 from fxedge.backends import registry
 from fxedge.compiler.ir.ops import aten
 from fxedge.compiler.quant.program import IntegerStep, build_program

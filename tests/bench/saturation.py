@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from emulated import AVX2, HASWELL, run_elsewhere
+from emulated.processes import AVX2, HASWELL, run_elsewhere
 from fxedge import CompileOptions, open_dataset
 from fxedge.backends import registry
 from fxedge.compiler.pipeline.accuracy import Share, top1

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from emulated import HASWELL, run_elsewhere
+from emulated.processes import HASWELL, run_elsewhere
 from fxedge import CompileOptions, compile_model
 from fxedge.compiler.pipeline.data import Dataset
 from fxedge.compiler.pipeline.driver import CompileReport

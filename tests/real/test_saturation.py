@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulated import AVX2, HASWELL, needs_qemu, run_elsewhere
+from emulated.processes import AVX2, HASWELL, needs_qemu, run_elsewhere
 from fxedge import CompileOptions, open_dataset
 from fxedge.backends import registry
 from fxedge.compiler.pipeline.calibration import collect
