@@ -107,7 +107,7 @@ def _splitting(options: CompileOptions, ratio: float) -> dict[str, Any]:
 
 
 def _best(options: CompileOptions) -> Recipe:
-    return dataclasses.replace(_default(options), float_goal=27.0)
+    return dataclasses.replace(_default(options), float_budget=0.2, float_goal=30.0)
 
 
 RECIPES: Mapping[str, Callable[[CompileOptions], Recipe]] = {
