@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # program reads targets
 
 BiasKind = Literal["float32", "int32"]
 Support = Callable[[fx.Node], str | None]
+TakesParameters = Callable[[fx.Node, tuple[QParams, ...], QParams], bool]
 # A step and a tensor in the layout of its weight -> [output channels, 2 · pairs]: neighbours 2k and 2k + 1 are
 # summed in one int16, zeros stand where there is no weight.
 Pairing = Callable[["IntegerStep", Tensor], Tensor]
@@ -41,7 +42,8 @@ class OpRule:
     `fixed`: the output's parameters are the op's own (softmax, sigmoid, tanh).
     `fuses`: activations that the kernel applies to its output at no cost.
     `weight`: the spec of its weight where it differs from the target's.
-    `check` returns the reason why this node must stay float, or None.
+    `check` returns the reason why this node must stay float, or None. `takes` says whether the kernel takes these
+    parameters of its inputs and its output: where it does not, the op runs in float between them.
     """
 
     kernel: Kernel
@@ -51,6 +53,7 @@ class OpRule:
     fuses: frozenset[OpOverload] = frozenset()
     weight: QSpec | None = None
     check: Support = always
+    takes: TakesParameters | None = None
 
 
 @dataclass(frozen=True, slots=True)
