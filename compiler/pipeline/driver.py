@@ -300,7 +300,10 @@ def _emit(
     float_path = place / f"float_{backend.artifact}" if options.float_artifact else None
     if float_path is not None:
         backend.emit_float(gm, float_path)
-    return Artifacts(int8, float_path, folder / f".{backend.spec.name}_{backend.artifact}")
+    also = tuple(place / name for name in backend.spec.also)
+    for path in also:
+        backend.emit(lowered.program, path)
+    return Artifacts(int8, float_path, folder / f".{backend.spec.name}_{backend.artifact}", also)
 
 
 def _manifest(

@@ -65,7 +65,8 @@ class TargetSpec:
     instruction set that its kernels distinguish which weights they pair in 16-bit sums (None: they sum in 32
     bits), the one on which the most can go wrong first. `channel_clamp` says whether a clamp with a bound of its
     own for each channel is cheap: on every layer of an int8 MobileNetV2, fast ones add a third or less to its
-    time, slow ones more than half.
+    time, slow ones more than half. `also` names files in which the backend stores the artifact in further
+    forms, for other loaders of the runtime; the suffix says which.
     """
 
     name: str
@@ -78,3 +79,4 @@ class TargetSpec:
     notes: tuple[str, ...] = field(default=())
     saturation: Mapping[str, Pairing | None] = field(default_factory=dict)
     channel_clamp: Literal["fast", "slow"] = "slow"
+    also: tuple[str, ...] = ()
