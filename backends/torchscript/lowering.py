@@ -272,11 +272,11 @@ def _same_op(b: Builder, step: IntegerStep) -> fx.Node:
 @_lowers([aten.clamp.default, aten.hardtanh.default])
 def _clamp(b: Builder, step: IntegerStep) -> fx.Node:
     """With both bounds, within the range: qnnpack takes no clamp with one."""
-    qp, given = step.out_qparams, clamp_bounds(step.anchor)
+    (x,), qp, given = b.inputs(step), step.out_qparams, clamp_bounds(step.anchor)
     assert given is not None
     least, most = ((end - qp.zero_point[0]) * qp.scale[0] for end in (qp.qmin, qp.qmax))
     low, high = (min(max(bound, least), most) for bound in given)
-    return clamped(b, step, *b.inputs(step), low, high)
+    return clamped(b, step, x, low, high)
 
 
 @_lowers([aten.expand.default])

@@ -17,7 +17,7 @@ from ...passes.clean_qdq import CleanQdq
 from ...passes.shift_activations import ShiftActivations
 from ..ir.errors import InputError, UnsupportedOpsError, VerifierError
 from ..ir.nodes import describe
-from ..ir.ops import OPS, constant_operands, op_name
+from ..ir.ops import OPS, op_name
 from ..ir.passes import PassContext, Skip, run_passes
 from ..ir.qops import is_dequantize, is_quantize
 from ..quant.calibrate import CalibrationStats
@@ -37,8 +37,19 @@ NOTE = "the graph came quantized: its parameters were kept, and no sample was us
 AS_IT_CAME = CalibrationStats("as it came", 0, {})
 
 # Options that say how to quantize.
-_HOW = ("keep_float", "layers", "max_drop", "calibration", "per_tensor_weights", "weight_bits", "weight_range")
-_HOW += ("split_ratio", "rounding", "float_budget", "explain")
+_HOW = (
+    "keep_float",
+    "layers",
+    "max_drop",
+    "calibration",
+    "per_tensor_weights",
+    "weight_bits",
+    "weight_range",
+    "split_ratio",
+    "rounding",
+    "float_budget",
+    "explain",
+)
 
 
 def require_no_choices(options: CompileOptions) -> None:
@@ -88,24 +99,16 @@ def _refused(gm: fx.GraphModule, spec: TargetSpec) -> Iterator[tuple[str, str, s
 
 
 def _why_not(gm: fx.GraphModule, node: fx.Node, qp: QParams, spec: TargetSpec) -> str | None:
-    """Why the target does not take a node's parameters; dequantize nodes of what the graph quantizes are judged
-    where it does that."""
+    """Why the target does not take a node's parameters. Activations are judged where the graph quantizes them;
+    constants that are no weights are numbers to every target."""
     if is_quantize(node):
         return _activation_reason(qp, spec.activation)
-    if is_quantize(node.args[0]):
-        return None
     for user in node.users:
         info = OPS.get(user.target)  # type: ignore[call-overload]
-        if info is None or node not in (user.args[place] for place in _places(user)):
-            return _activation_reason(qp, spec.activation)
-        if node is user.args[info.weight]:
+        if info is not None and node is user.args[info.weight]:
             rule = spec.ops.get(user.target)  # type: ignore[call-overload]
             return _weight_reason(qp, (rule.weight if rule else None) or spec.weight, info.out_axis)
     return None
-
-
-def _places(user: fx.Node) -> list[int]:
-    return [place for place in constant_operands(user.target) if place < len(user.args)]
 
 
 def _activation_reason(qp: QParams, allowed: QSpec) -> str | None:
