@@ -41,7 +41,8 @@ class Backend(Protocol):
         ...
 
     def emit(self, program: Program, path: Path, expose: Sequence[str] = ()) -> None:
-        """Write the int8 artifact. `expose` names integer values to add as outputs, for the parity check.
+        """Write the int8 artifact, where it has several forms that of the suffix. `expose` names integer values to
+        add as outputs, for the parity check.
 
         Raises:
             UnsupportedOpsError: every node that cannot be lowered, with reasons.

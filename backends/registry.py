@@ -12,6 +12,7 @@ _WHERE = {
     "fbgemm": "fxedge.backends.fbgemm:backend",
     "x86": "fxedge.backends.x86:backend",
     "onednn": "fxedge.backends.onednn:backend",
+    "qnnpack": "fxedge.backends.qnnpack:backend",
     "onnx": "fxedge.backends.onnx:backend",
 }
 

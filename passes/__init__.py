@@ -11,9 +11,11 @@ from .fold_dead_channels import FoldDeadChannels
 from .fuse_activation import FuseActivation
 from .insert_qdq import InsertQdq
 from .round_weights import RoundWeights
+from .shift_activations import ShiftActivations
 from .smooth_activations import SmoothActivations
 from .split_outliers import SplitOutliers
 from .split_ranges import SplitRanges
+from .strip_qdq import StripQdq
 
 __all__ = [
     "AbsorbBias",
@@ -27,7 +29,9 @@ __all__ = [
     "FuseActivation",
     "InsertQdq",
     "RoundWeights",
+    "ShiftActivations",
     "SmoothActivations",
     "SplitOutliers",
     "SplitRanges",
+    "StripQdq",
 ]

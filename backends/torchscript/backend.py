@@ -1,4 +1,5 @@
-"""A backend that runs TorchScript under one of torch's quantized engines."""
+"""A backend that runs TorchScript under one of torch's quantized engines: `.pt` for torch itself, `.ptl` for its
+lite interpreter, which runs the packed kernels of every engine."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ class TorchScriptBackend:
         archive.write(deprecated.script(module, optimize_numerics=True), path)
 
     def load(self, path: Path, threads: int = 1) -> TorchScriptRunner:
-        """Load an artifact; sets the quantized engine and the thread count of this process."""
+        """Load an artifact, `.pt` or `.ptl`; sets the quantized engine and the thread count of this process."""
         return loader.load(path, self.engine, threads)
 
     def unfused(self, program: Program, path: Path) -> tuple[str, ...]:
@@ -93,5 +94,6 @@ def engine_backend(
         isa=isa,
         notes=notes,
         saturation={"avx2": pairing, "vnni": None},
+        also=("model.ptl",),
     )
     return TorchScriptBackend(spec, engine, roads)

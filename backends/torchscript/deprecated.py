@@ -9,10 +9,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.jit.mobile import _load_for_lite_interpreter
 
 from ...compiler.quant.qparams import QParams
 
@@ -59,7 +61,20 @@ def pack_linear(weight: Tensor, bias: Tensor | None) -> Any:
         return torch.ops.quantized.linear_prepack(weight, bias)
 
 
+def lite_bytes(module: Any) -> bytes:
+    """A scripted module with bytecode for the lite interpreter."""
+    with quiet():
+        stored: bytes = module._save_to_buffer_for_lite_interpreter()
+    return stored
+
+
 def script(gm: fx.GraphModule, *, optimize_numerics: bool) -> Any:
     """TorchScript of `gm`, frozen: constants inlined, and folded where `optimize_numerics`."""
     with quiet():
         return torch.jit.freeze(torch.jit.script(gm.eval()), optimize_numerics=optimize_numerics)
+
+
+def load_lite(path: Path) -> Any:
+    """A module in the lite interpreter, which has no optimizer."""
+    with quiet():
+        return _load_for_lite_interpreter(str(path))

@@ -1,4 +1,4 @@
-"""Loads a TorchScript artifact in this process: engine, threads, module, optimizer on."""
+"""Loads a TorchScript artifact in this process: engine, threads, module, optimizer on where there is one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .deprecated import quiet
+from .archive import LITE
+from .deprecated import load_lite, quiet
 
 
 class TorchScriptRunner:
@@ -30,5 +31,7 @@ def load(path: Path, engine: str, threads: int) -> TorchScriptRunner:
     """Weights are packed for `engine` as the file is read, so the engine is set first, for the whole process."""
     torch.set_num_threads(threads)
     torch.backends.quantized.engine = engine
+    if path.suffix == LITE:
+        return TorchScriptRunner(load_lite(path))
     with quiet():
         return TorchScriptRunner(torch.jit.load(str(path), map_location="cpu").eval())

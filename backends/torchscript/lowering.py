@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, op_name
+from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, clamp_bounds, op_name
 from ...compiler.quant.arithmetic import static_sizes
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import QParams
@@ -34,7 +34,9 @@ _LOWERINGS: dict[OpOverload, Lowering] = {}
 
 def lower_integer(builder: Builder, step: IntegerStep) -> fx.Node:
     """The quint8 tensor that `step` computes, its clamp included."""
-    return bounds.within_channels(builder, step, _LOWERINGS[step.anchor.target](builder, step))  # type: ignore[index]
+    target = step.anchor.target
+    lowering = builder.roads.lowerings.get(target) or _LOWERINGS[target]  # type: ignore[call-overload, index]
+    return bounds.within_channels(builder, step, lowering(builder, step))
 
 
 def refusal(step: IntegerStep) -> str | None:
@@ -67,8 +69,6 @@ def _weight_refusal(step: IntegerStep) -> str | None:
         return "weights must be int8 with zero point 0"
     if qp.per_channel and (qp.axis != 0 or step.anchor.target in CONV_TRANSPOSE):
         return "weights must have one scale, or one for each output channel on axis 0"
-    if step.bias is not None and not step.bias.is_floating_point():
-        return "the bias must be float32"
     return None
 
 
@@ -101,14 +101,14 @@ def _conv(b: Builder, step: IntegerStep) -> fx.Node:
         weight = split_into_frames(weight)
         stride, padding, dilation = [2, *stride], [1, *padding], [1, *dilation]
         frame = b.call(torch.unsqueeze, x, 2)
-        x = b.call(quantized.cat, [frame, frame], 2, *_scalars(qp))
+        x = b.call(quantized.cat, [frame, frame], 2, *scalars(qp))
     packed = deprecated.quantized_tensor(weight, step.weight_qparams)
     op = f"conv{len(stride)}d"
     window = (stride, padding, dilation, shape.groups // road.merge)
-    parameters = b.attribute(deprecated.pack_conv(op, packed, step.bias, *window))
-    result = _activated(b, step, op, x, parameters)
+    parameters = b.attribute(deprecated.pack_conv(op, packed, real_bias(step), *window))
+    result = activated(b, step, op, x, parameters)
     result = b.call(torch.squeeze, result, 2) if road.frames else result
-    return _bounded(b, step, _cropped(b, result, road, shape))
+    return bounded(b, step, _cropped(b, result, road, shape))
 
 
 def _cropped(b: Builder, result: fx.Node, road: Road, shape: ConvShape) -> fx.Node:
@@ -132,10 +132,18 @@ def _conv_transpose(b: Builder, step: IntegerStep) -> fx.Node:
     op = f"conv_transpose{len(padding)}d"
     packed = deprecated.quantized_tensor(add_taps(step.weight, road), step.weight_qparams)
     window = (list(shape.stride), padding, output_padding, list(shape.dilation), shape.groups)
-    parameters = b.attribute(deprecated.pack_conv(op, packed, step.bias, *window))
+    parameters = b.attribute(deprecated.pack_conv(op, packed, real_bias(step), *window))
     (x,) = b.inputs(step)
-    result = b.call(getattr(quantized, op), x, parameters, *_scalars(step.out_qparams))
-    return _bounded(b, step, result, relu_done=False)
+    result = b.call(getattr(quantized, op), x, parameters, *scalars(step.out_qparams))
+    return bounded(b, step, result, relu_done=False)
+
+
+def real_bias(step: IntegerStep) -> Tensor | None:
+    """The float32 bias that the kernels are given: they bring it to integers themselves where they want it so."""
+    if step.bias is None or step.bias.is_floating_point():
+        return step.bias
+    assert step.weight_qparams is not None
+    return step.bias.float() * (step.in_qparams[0].scale_tensor() * step.weight_qparams.scale_tensor())
 
 
 @_lowers([aten.linear.default])
@@ -143,18 +151,18 @@ def _linear(b: Builder, step: IntegerStep) -> fx.Node:
     assert step.weight is not None
     assert step.weight_qparams is not None
     packed = deprecated.quantized_tensor(step.weight, step.weight_qparams)
-    parameters = b.attribute(deprecated.pack_linear(packed, step.bias))
-    return _bounded(b, step, _activated(b, step, "linear", *b.inputs(step), parameters))
+    parameters = b.attribute(deprecated.pack_linear(packed, real_bias(step)))
+    return bounded(b, step, activated(b, step, "linear", *b.inputs(step), parameters))
 
 
 @_lowers([aten.add.Tensor])
 def _add(b: Builder, step: IntegerStep) -> fx.Node:
-    return _bounded(b, step, _activated(b, step, "add", *_same_shapes(b, step)))
+    return bounded(b, step, activated(b, step, "add", *_same_shapes(b, step)))
 
 
 @_lowers([aten.mul.Tensor])
 def _mul(b: Builder, step: IntegerStep) -> fx.Node:
-    return _bounded(b, step, _activated(b, step, "mul", *_same_shapes(b, step)))
+    return bounded(b, step, activated(b, step, "mul", *_same_shapes(b, step)))
 
 
 def _same_shapes(b: Builder, step: IntegerStep) -> list[fx.Node]:
@@ -178,23 +186,23 @@ def _covers(full: tuple[str, ...], small: tuple[str, ...]) -> bool:
 
 @_lowers([aten.cat.default])
 def _concat(b: Builder, step: IntegerStep) -> fx.Node:
-    return b.call(quantized.cat, list(b.inputs(step)), step.attrs["dim"], *_scalars(step.out_qparams))
+    return b.call(quantized.cat, list(b.inputs(step)), step.attrs["dim"], *scalars(step.out_qparams))
 
 
 @_lowers([aten.leaky_relu.default])
 def _leaky_relu(b: Builder, step: IntegerStep) -> fx.Node:
     slope = step.attrs["negative_slope"]
-    return b.call(quantized.leaky_relu, *b.inputs(step), slope, False, *_scalars(step.out_qparams))
+    return b.call(quantized.leaky_relu, *b.inputs(step), slope, False, *scalars(step.out_qparams))
 
 
 @_lowers([aten.hardswish.default])
 def _hardswish(b: Builder, step: IntegerStep) -> fx.Node:
-    return b.call(quantized.hardswish, *b.inputs(step), *_scalars(step.out_qparams))
+    return b.call(quantized.hardswish, *b.inputs(step), *scalars(step.out_qparams))
 
 
 @_lowers([aten.sigmoid.default])
 def _sigmoid(b: Builder, step: IntegerStep) -> fx.Node:
-    return b.call(quantized.sigmoid, *b.inputs(step), *_scalars(step.out_qparams))
+    return b.call(quantized.sigmoid, *b.inputs(step), *scalars(step.out_qparams))
 
 
 @_lowers([aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default])
@@ -224,7 +232,7 @@ def _pad(b: Builder, step: IntegerStep) -> fx.Node:
 def _padded(b: Builder, x: fx.Node, qp: QParams, pads: Sequence[int], value: int) -> fx.Node:
     """On plain uint8: torch pads quantized tensors through float, 2 to 3 times slower."""
     padded = b.call(aten.constant_pad_nd, b.call(torch.int_repr, x), pads, value)
-    return b.call(aten._make_per_tensor_quantized_tensor, padded, *_scalars(qp))
+    return b.call(aten._make_per_tensor_quantized_tensor, padded, *scalars(qp))
 
 
 @_lowers([aten.view.default, aten.reshape.default])
@@ -242,8 +250,6 @@ def _piece(b: Builder, step: IntegerStep) -> fx.Node:
 @_lowers(
     [
         aten.relu.default,
-        aten.hardtanh.default,
-        aten.clamp.default,
         aten.hardsigmoid.default,
         aten.tanh.default,
         aten.max_pool1d.default,
@@ -263,6 +269,16 @@ def _same_op(b: Builder, step: IntegerStep) -> fx.Node:
     return b.call(_packet(step), *b.inputs(step), *step.attrs.values())
 
 
+@_lowers([aten.clamp.default, aten.hardtanh.default])
+def _clamp(b: Builder, step: IntegerStep) -> fx.Node:
+    """With both bounds, within the range: qnnpack takes no clamp with one."""
+    (x,), qp, given = b.inputs(step), step.out_qparams, clamp_bounds(step.anchor)
+    assert given is not None
+    least, most = ((end - qp.zero_point[0]) * qp.scale[0] for end in (qp.qmin, qp.qmax))
+    low, high = (min(max(bound, least), most) for bound in given)
+    return clamped(b, step, x, low, high)
+
+
 @_lowers([aten.expand.default])
 def _expand(b: Builder, step: IntegerStep) -> fx.Node:
     return b.call(aten.expand, *b.inputs(step), step.attrs["size"])
@@ -274,24 +290,38 @@ def _unchanged(b: Builder, step: IntegerStep) -> fx.Node:
     return x
 
 
-def _activated(b: Builder, step: IntegerStep, op: str, *arguments: Any) -> fx.Node:
+def activated(b: Builder, step: IntegerStep, op: str, *arguments: Any) -> fx.Node:
     """`op`, or its form with a fused relu where the clamp is at least that."""
     variant = f"{op}_relu" if _has_relu(step) else op
-    return b.call(getattr(quantized, variant), *arguments, *_scalars(step.out_qparams))
+    return b.call(getattr(quantized, variant), *arguments, *scalars(step.out_qparams))
 
 
 def _has_relu(step: IntegerStep) -> bool:
-    return step.clamp[0] >= step.out_qparams.zero_point[0] > step.out_qparams.qmin
+    """Where it would leave a single integer it counts as a clamp: qnnpack's kernels refuse it."""
+    qp = step.out_qparams
+    return qp.qmin < qp.zero_point[0] <= step.clamp[0] and qp.zero_point[0] < qp.qmax
 
 
-def _bounded(b: Builder, step: IntegerStep, node: fx.Node, relu_done: bool = True) -> fx.Node:
+def bounded(b: Builder, step: IntegerStep, node: fx.Node, relu_done: bool = True) -> fx.Node:
     """A clamp where the step's bounds are tighter than the dtype's and the fused relu's."""
     qp = step.out_qparams
     floor = qp.zero_point[0] if relu_done and _has_relu(step) else qp.qmin
     if step.clamp == (floor, qp.qmax):
         return node
     low, high = ((bound - qp.zero_point[0]) * qp.scale[0] for bound in step.clamp)
-    return b.call(torch.clamp, node, low, high)
+    return clamped(b, step, node, low, high)
+
+
+def clamped(b: Builder, step: IntegerStep, x: fx.Node, low: float, high: float) -> fx.Node:
+    """`x`, of the shape of the step's anchor, within the bounds. Where the engine's clamp must have contiguous
+    tensors, images are handed over with their channels as the last axis, as they lie in memory."""
+    if b.roads.clamps_any_layout:
+        return b.call(torch.clamp, x, low, high)
+    shape = recorded_shape(step.anchor)
+    if shape is None or len(shape) != 4:
+        return b.call(torch.clamp, b.method("contiguous", x), low, high)
+    rows = b.call(aten.permute, b.channels_last(x), [0, 2, 3, 1])
+    return b.call(aten.permute, b.call(torch.clamp, rows, low, high), [0, 3, 1, 2])
 
 
 def _packet(step: IntegerStep) -> Any:
@@ -300,5 +330,5 @@ def _packet(step: IntegerStep) -> Any:
     return target.overloadpacket
 
 
-def _scalars(qp: QParams) -> tuple[float, int]:
+def scalars(qp: QParams) -> tuple[float, int]:
     return qp.scale[0], qp.zero_point[0]

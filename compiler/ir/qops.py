@@ -27,3 +27,8 @@ def is_quantize(node: object) -> bool:
 
 def is_dequantize(node: object) -> bool:
     return isinstance(node, fx.Node) and node.target in DEQUANTIZE
+
+
+def is_quantized(graph: fx.Graph | None) -> bool:
+    """Whether the graph has quantize or dequantize nodes."""
+    return graph is not None and any(is_quantize(node) or is_dequantize(node) for node in graph.nodes)

@@ -45,11 +45,13 @@ INT8, FLOAT, EXPOSED = "int8", "float", "exposed"
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """Paths of what was emitted for one target; `exposed` has every integer value as an output."""
+    """Paths of what was emitted for one target; `exposed` has every integer value as an output, `also` holds the
+    int8 artifact in further forms."""
 
     int8: Path
     float: Path | None
     exposed: Path
+    also: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +140,11 @@ def check_target(
     paths = {INT8: artifacts.int8, EXPOSED: artifacts.exposed}
     if artifacts.float is not None:
         paths[FLOAT] = artifacts.float
-    with RemoteRuntime(name, paths, threads) as runtime:
+    also = {path.name: path for path in artifacts.also}
+    with RemoteRuntime(name, paths | also, threads) as runtime:
         nodes = _check_nodes(program, runtime, golden_inputs)
         golden, golden_worst = _golden(program, runtime, golden_inputs)
+        _check_forms(program, runtime, golden_inputs, also)
         end_to_end, predicted = _evaluate(program, runtime, data, parity_samples, progress)
         _require_end_to_end(name, end_to_end)
         latency = _time(runtime, list(paths), _one_sample(program, golden_inputs), timed_runs)
@@ -172,6 +176,19 @@ def _check_nodes(program: Program, runtime: RemoteRuntime, inputs: Sequence[Tens
             f"{worst.differing} of {worst.total} integers; first {broken[0].name}."
         )
     return nodes
+
+
+def _check_forms(program: Program, runtime: RemoteRuntime, inputs: Sequence[Tensor], names: Iterable[str]) -> None:
+    """The artifact's further forms give what it gives."""
+    arrays = [tensor.numpy() for tensor in inputs]
+    plain = runtime.run(INT8, arrays)
+    exact = not any(allowed_lsb(program).values())
+    for name in names:
+        for qp, left, right in zip(output_qparams(program), plain, runtime.run(name, arrays), strict=True):
+            if not (_close(left, right) if qp is None else _same_integers(left, right, qp, exact)):
+                raise VerificationError(
+                    f"{program.spec.name}: {name} gives other outputs than the artifact itself."
+                )
 
 
 def _same_integers(left: np.ndarray, right: np.ndarray, qp: QParams, exact: bool) -> bool:

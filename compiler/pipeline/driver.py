@@ -24,6 +24,7 @@ from ..ir.dump import dump
 from ..ir.errors import BackendUnavailableError, FxedgeError, InputError, VerificationError
 from ..ir.nodes import input_name, placeholders
 from ..ir.progress import Progress, Silent
+from ..ir.qops import is_quantized
 from ..quant.calibrate import CalibrationStats
 from ..quant.isa import require_isa
 from ..quant.target import TargetSpec
@@ -37,6 +38,7 @@ from .entries import calibration_entry, compile_notes, input_entries, pass_entri
 from .explain import Explanation, explain
 from .fitting import example_inputs, fixed_batch, in_batches_of
 from .float_budget import within_budget
+from .foreign import AS_IT_CAME, lower_quantized, require_no_choices
 from .holdout import few_samples
 from .lower import FloatModel, Lowered, lower, plan_targets, prepare
 from .manifest import Manifest
@@ -160,8 +162,9 @@ def compile_model(
 def _best(
     model: Capturable, specs: Sequence[TargetSpec], data: Dataset, options: CompileOptions, progress: Progress
 ) -> tuple[CompileOptions, tuple[Attempt, ...]]:
-    """What the recipe `best` finds, on the first target; any other recipe is what it is."""
-    if options.recipe != BEST:
+    """What the recipe `best` finds, on the first target; any other recipe is what it is, and so is every one for a
+    graph that comes quantized."""
+    if options.recipe != BEST or is_quantized(getattr(model, "graph", None)):
         return options, ()
     return choose_best(model, specs[0], data, options, progress)
 
@@ -188,6 +191,9 @@ def _calibrate(
     progress: Progress,
 ) -> CalibrationStats:
     assert report.float_model is not None
+    if report.float_model.quantized is not None:
+        require_no_choices(options)
+        return AS_IT_CAME
     plans = plan_targets(report.float_model, [backend.spec for backend in backends.values()], options)
     with report.timed("calibrate"):
         batches = (batch.inputs for batch in data)
@@ -252,6 +258,9 @@ def _compile_target(job: _Job, backend: Backend) -> TargetResult:
 def _lower_target(job: _Job, backend: Backend) -> tuple[Lowered, MaxDrop | None]:
     """The program; with a bound on the loss, that of the layers relieved so that it is kept."""
     spec, options, stats, relieved = backend.spec, job.options, job.stats, None
+    if job.model.quantized is not None:
+        with job.report.timed("lower and emit"):
+            return lower_quantized(job.model, spec, options), None
     if options.max_drop is not None:
         with job.report.timed("max-drop"):
             relieved = within_drop(job.model, spec, options, job.data, options.max_drop, job.progress)
@@ -300,7 +309,10 @@ def _emit(
     float_path = place / f"float_{backend.artifact}" if options.float_artifact else None
     if float_path is not None:
         backend.emit_float(gm, float_path)
-    return Artifacts(int8, float_path, folder / f".{backend.spec.name}_{backend.artifact}")
+    also = tuple(place / name for name in backend.spec.also)
+    for path in also:
+        backend.emit(lowered.program, path)
+    return Artifacts(int8, float_path, folder / f".{backend.spec.name}_{backend.artifact}", also)
 
 
 def _manifest(
@@ -319,7 +331,7 @@ def _manifest(
     return Manifest(
         fxedge=__version__,
         model=model_name,
-        model_sha256=graph_hash(model.gm),
+        model_sha256=graph_hash(model.quantized or model.gm),
         inputs=input_entries(model),
         preprocess=data.preprocess,
         calibration=calibration_entry(stats, data),

@@ -163,6 +163,7 @@ def target_entry(
         notes=(*backend.spec.notes, *lowered.notes),
         max_drop=max_drop_entry(relieved),
         saturation=saturation_entry(lowered),
+        also=tuple(f"{name}/{form}" for form in backend.spec.also),
     )
 
 

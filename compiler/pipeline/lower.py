@@ -10,9 +10,11 @@ from torch import Tensor, fx
 
 from ...passes.clean_qdq import CleanQdq
 from ...passes.insert_qdq import InsertQdq
+from ...passes.strip_qdq import StripQdq
 from ..ir.capture import Capturable, capture
 from ..ir.passes import After, PassContext, PassReport, run_passes
 from ..ir.progress import Progress, Silent
+from ..ir.qops import is_quantized
 from ..ir.shapes import annotate
 from ..quant.calibrate import CalibrationStats
 from ..quant.channel_stats import ChannelStats
@@ -34,13 +36,15 @@ CAPTURE = "capture"
 @dataclass(frozen=True, slots=True)
 class FloatModel:
     """A captured model after the float passes, annotated with shapes. `examples` are its example inputs, `batches`
-    the calibration batches that its passes may read."""
+    the calibration batches that its passes may read. `quantized` is the graph as it came, where it came quantized;
+    `gm` is then what it stands for."""
 
     gm: fx.GraphModule
     examples: tuple[Tensor, ...]
     passes: PassReport
     channel_stats: ChannelStats
     batches: Batches | None = None
+    quantized: fx.GraphModule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ def prepare(
 ) -> FloatModel:
     """Capture `model` and run the recipe's float passes; `examples` are inputs of a few samples of `source`.
 
+    A graph that comes quantized is kept beside the float one, which is made by taking its quantize nodes out.
+
     `batches` gives the calibration batches anew at each call, for the passes that measure. `after` is called with
     the captured graph (as `CAPTURE`) and after each pass.
 
@@ -82,9 +88,10 @@ def prepare(
     )
     if after is not None:
         after(gm, CAPTURE, PassReport())
-    report = run_passes(gm, recipe.floats, ctx, after)
+    quantized = copy_graph(gm) if is_quantized(gm.graph) else None
+    report = run_passes(gm, recipe.floats if quantized is None else [StripQdq()], ctx, after)
     annotate(gm)
-    return FloatModel(gm, tuple(examples), report, ctx.channel_stats or stats, batches)
+    return FloatModel(gm, tuple(examples), report, ctx.channel_stats or stats, batches, quantized)
 
 
 def plan_targets(

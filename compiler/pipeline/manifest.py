@@ -111,8 +111,8 @@ class MaxDropEntry(_Entry):
 
 
 class TargetEntry(_Entry):
-    """One runtime's artifact. `tolerance_lsb` and `tolerance_float` are what `verify` allows between the runtime
-    and the golden outputs, which are the simulator's."""
+    """One runtime's artifact, and `also` its further forms. `tolerance_lsb` and `tolerance_float` are what
+    `verify` allows between the runtime and the golden outputs, which are the simulator's."""
 
     artifact: str
     float_artifact: str | None
@@ -131,6 +131,7 @@ class TargetEntry(_Entry):
     notes: tuple[str, ...] = ()
     max_drop: MaxDropEntry | None = None
     saturation: SaturationEntry | None = None
+    also: tuple[str, ...] = ()
 
 
 class CalibrationEntry(_Entry):

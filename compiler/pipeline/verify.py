@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -74,11 +75,20 @@ def _verify_target(folder: Path, manifest: Manifest, name: str, threads: int) ->
     wanted += [(output.name, golden) for output in entry.outputs]
     if absent := [tensor for tensor, found in wanted if tensor not in found]:
         raise BundleError(f"The golden files of {folder} have no tensor {absent[0]!r}; the bundle is damaged.")
+    forms = {INT8: folder / entry.artifact} | {PurePosixPath(form).name: folder / form for form in entry.also}
     try:
-        with RemoteRuntime(name, {INT8: folder / entry.artifact}, threads) as runtime:
-            outputs = runtime.run(INT8, [inputs[tensor.name] for tensor in manifest.inputs])
+        with RemoteRuntime(name, forms, threads) as runtime:
+            arrays = [inputs[tensor.name] for tensor in manifest.inputs]
+            verdicts = {form: _judge(entry, runtime.run(form, arrays), golden) for form in forms}
     except VerificationError as error:
         return TargetVerdict(False, str(error))
+    for form, verdict in verdicts.items():
+        if form != INT8 and not verdict.passed:
+            return TargetVerdict(False, f"{form}: {verdict.message}")
+    return verdicts[INT8]
+
+
+def _judge(entry: TargetEntry, outputs: Sequence[np.ndarray], golden: Mapping[str, np.ndarray]) -> TargetVerdict:
     if len(outputs) != len(entry.outputs):
         return TargetVerdict(False, f"it gives {len(outputs)} output(s), not the manifest's {len(entry.outputs)}")
     worst = [

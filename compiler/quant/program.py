@@ -144,7 +144,7 @@ def _integer_step(gm: fx.GraphModule, quantize: fx.Node, spec: TargetSpec) -> In
     if operands is None:
         return None
     out_qparams = read_qparams(gm, quantize)
-    if not _takes(spec, rule, operands.in_qparams, out_qparams):
+    if not _takes(spec, rule, anchor, operands.in_qparams, out_qparams):
         return None
     attrs = {key: value for key, value in bound_args(anchor).items() if not _reads_tensor(value)}
     clamp = _clamp(fused, out_qparams, spec)
@@ -201,11 +201,13 @@ def _read_as_integers(value: fx.Node, anchor: fx.Node) -> bool:
     return all(is_quantize(user) for node in values for user in node.users)
 
 
-def _takes(spec: TargetSpec, rule: OpRule, inputs: tuple[QParams, ...], output: QParams) -> bool:
+def _takes(spec: TargetSpec, rule: OpRule, anchor: fx.Node, inputs: tuple[QParams, ...], output: QParams) -> bool:
     """Whether the op's kernel takes these parameters; InsertQdq sees to it, a graph from elsewhere may not."""
     if rule.shared and any(qp != output for qp in inputs):
         return False
     if rule.fixed is not None and output != rule.fixed:
+        return False
+    if rule.takes is not None and not rule.takes(anchor, inputs, output):
         return False
     allowed = spec.activation
     return all(

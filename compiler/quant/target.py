@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # program reads targets
 
 BiasKind = Literal["float32", "int32"]
 Support = Callable[[fx.Node], str | None]
+TakesParameters = Callable[[fx.Node, tuple[QParams, ...], QParams], bool]
 # A step and a tensor in the layout of its weight -> [output channels, 2 · pairs]: neighbours 2k and 2k + 1 are
 # summed in one int16, zeros stand where there is no weight.
 Pairing = Callable[["IntegerStep", Tensor], Tensor]
@@ -41,7 +42,8 @@ class OpRule:
     `fixed`: the output's parameters are the op's own (softmax, sigmoid, tanh).
     `fuses`: activations that the kernel applies to its output at no cost.
     `weight`: the spec of its weight where it differs from the target's.
-    `check` returns the reason why this node must stay float, or None.
+    `check` returns the reason why this node must stay float, or None. `takes` says whether the kernel takes these
+    parameters of its inputs and its output: where it does not, the op runs in float between them.
     """
 
     kernel: Kernel
@@ -51,6 +53,7 @@ class OpRule:
     fuses: frozenset[OpOverload] = frozenset()
     weight: QSpec | None = None
     check: Support = always
+    takes: TakesParameters | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class TargetSpec:
     instruction set that its kernels distinguish which weights they pair in 16-bit sums (None: they sum in 32
     bits), the one on which the most can go wrong first. `channel_clamp` says whether a clamp with a bound of its
     own for each channel is cheap: on every layer of an int8 MobileNetV2, fast ones add a third or less to its
-    time, slow ones more than half.
+    time, slow ones more than half. `also` names files in which the backend stores the artifact in further
+    forms, for other loaders of the runtime; the suffix says which.
     """
 
     name: str
@@ -75,3 +79,4 @@ class TargetSpec:
     notes: tuple[str, ...] = field(default=())
     saturation: Mapping[str, Pairing | None] = field(default_factory=dict)
     channel_clamp: Literal["fast", "slow"] = "slow"
+    also: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ _CHILD = """
 import sys
 import numpy
 from importlib import import_module
+from pathlib import Path
 engine, *paths = sys.argv[1:]
 if engine == "onnx":
     load = import_module("fxedge.backends.onnx.loader").load
@@ -31,7 +32,7 @@ else:
 for path in paths:
     with numpy.load(path + ".npz") as given:
         inputs = [given[name] for name in given.files]
-    numpy.savez(path + ".out.npz", *load(path, 1).run(inputs))
+    numpy.savez(path + ".out.npz", *load(Path(path), 1).run(inputs))
 """
 
 

@@ -12,6 +12,7 @@ import torch
 from fxedge import models
 from fxedge.backends.fbgemm import backend as fbgemm
 from fxedge.backends.onednn import backend as onednn
+from fxedge.backends.qnnpack import backend as qnnpack
 from fxedge.backends.torchscript.backend import TorchScriptBackend
 from fxedge.backends.x86 import backend as x86
 from fxedge.compiler.ir.errors import UnsupportedOpsError
@@ -25,17 +26,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
-BACKENDS = (fbgemm, x86, onednn)
+BACKENDS = (fbgemm, x86, onednn, qnnpack)
 ENGINES = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.engine)
 
 
-def programs(model: FloatModel, batch: tuple[Tensor, ...]) -> dict[str, Program]:
+def program_of(model: FloatModel, batch: tuple[Tensor, ...], backend: TorchScriptBackend) -> Program:
     options = CompileOptions()
-    plans = plan_targets(model, [backend.spec for backend in BACKENDS], options)
+    plans = plan_targets(model, [backend.spec], options)
     stats = collect(model, plans, [batch], options)
-    return {
-        backend.engine: lower(model, backend.spec, plans[backend.engine], stats).program for backend in BACKENDS
-    }
+    return lower(model, backend.spec, plans[backend.engine], stats).program
 
 
 @pytest.mark.parametrize("name", models.names(full_size=False))
@@ -46,10 +45,11 @@ def test_every_small_model_is_exact_node_by_node_at_any_batch(name: str, tmp_pat
     with torch.no_grad():
         expected = tree_leaves(model.gm(*batch))
     for backend in BACKENDS:
-        program = programs(model, batch)[backend.engine]
+        program = program_of(model, batch, backend)
+        path = tmp_path / backend.artifact
         exposed = list(program.integer_values())
-        backend.emit(program, tmp_path / "model.pt", exposed)
-        runner = backend.load(tmp_path / "model.pt")
+        backend.emit(program, path, exposed)
+        runner = backend.load(path)
         for size in (2, 1, 5):
             inputs = [torch.cat([x] * 3)[:size] for x in batch]
             for _ in range(3):
@@ -57,10 +57,12 @@ def test_every_small_model_is_exact_node_by_node_at_any_batch(name: str, tmp_pat
             assert len(results) == len(expected) + len(exposed)
             integers = dict(zip(exposed, results[len(expected) :], strict=True))
             assert [node for node in compare_nodes(program, inputs, integers) if node.worst] == []
-    fbgemm.emit_float(model.gm, tmp_path / "float.pt")
-    results = fbgemm.load(tmp_path / "float.pt").run([x.numpy() for x in batch])
-    for result, wanted in zip(results, expected, strict=True):
-        torch.testing.assert_close(torch.from_numpy(result), wanted, rtol=1e-4, atol=1e-5)
+    for backend in (fbgemm, qnnpack):
+        path = tmp_path / f"float_{backend.artifact}"
+        backend.emit_float(model.gm, path)
+        results = backend.load(path).run([x.numpy() for x in batch])
+        for result, wanted in zip(results, expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(result), wanted, rtol=1e-4, atol=1e-5)
 
 
 @ENGINES
@@ -72,10 +74,10 @@ def test_the_same_program_gives_the_same_bytes(backend: TorchScriptBackend, tmp_
         folder = tmp_path / attempt
         folder.mkdir()
         model = prepare(entry.factory(), batch, CompileOptions())
-        backend.emit(programs(model, batch)[backend.engine], folder / "model.pt")
-        backend.emit_float(model.gm, folder / "float.pt")
-        digests = (hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("model.pt", "float.pt"))
-        hashes.add(tuple(digests))
+        paths = (folder / backend.artifact, folder / f"float_{backend.artifact}")
+        backend.emit(program_of(model, batch, backend), paths[0])
+        backend.emit_float(model.gm, paths[1])
+        hashes.add(tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths))
     assert len(hashes) == 1
 
 
@@ -83,8 +85,9 @@ def test_loading_sets_engine_and_threads_of_the_process(tmp_path: Path) -> None:
     case = conv_case()
     threads = torch.get_num_threads()
     for backend in BACKENDS:
-        backend.emit(build_program(case.graph(), backend.spec), tmp_path / "model.pt")
-        backend.load(tmp_path / "model.pt", threads=1)
+        path = tmp_path / backend.artifact
+        backend.emit(build_program(case.graph(), backend.spec), path)
+        backend.load(path, threads=1)
         assert torch.backends.quantized.engine == backend.engine
         assert torch.get_num_threads() == 1
     torch.set_num_threads(threads)
