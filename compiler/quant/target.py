@@ -40,6 +40,7 @@ class OpRule:
     `shared`: input and output must have equal parameters (pools, views, concat where the runtime demands it).
     `fixed`: the output's parameters are the op's own (softmax, sigmoid, tanh).
     `fuses`: activations that the kernel applies to its output at no cost.
+    `adds`: before them, the kernel adds a second activation of its output's shape (a residual), not rounded between.
     `weight`: the spec of its weight where it differs from the target's.
     `check` returns the reason why this node must stay float, or None.
     """
@@ -49,6 +50,7 @@ class OpRule:
     shared: bool = False
     fixed: QParams | None = None
     fuses: frozenset[OpOverload] = frozenset()
+    adds: bool = False
     weight: QSpec | None = None
     check: Support = always
 
@@ -62,7 +64,8 @@ class TargetSpec:
     instruction set that its kernels distinguish which weights they pair in 16-bit sums (None: they sum in 32
     bits), the one on which the most can go wrong first. `channel_clamp` says whether a clamp with a bound of its
     own for each channel is cheap: on every layer of an int8 MobileNetV2, fast ones add a third or less to its
-    time, slow ones more than half.
+    time, slow ones more than half. `float_results`: where only float ops or the graph's outputs read a layer's
+    result, its kernel gives it in float, as cheap as in integers.
     """
 
     name: str
@@ -75,3 +78,4 @@ class TargetSpec:
     notes: tuple[str, ...] = field(default=())
     saturation: Mapping[str, Pairing | None] = field(default_factory=dict)
     channel_clamp: Literal["fast", "slow"] = "slow"
+    float_results: bool = False

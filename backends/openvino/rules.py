@@ -1,0 +1,64 @@
+"""What OpenVINO's CPU plugin makes of the ONNX models of `backends/onnx`, and how far it is from their arithmetic.
+
+Its low precision transformations move scales through the graph, so that a kernel's requantization is another
+sequence of float32 operations than onnxruntime's: results differ by 1 LSB where a value lies next to a rounding
+boundary. Settled with OpenVINO 2026.4 on x86-64 VNNI, `tests/backends/openvino`:
+
+* Layers add a residual before they round, so no quantize node stands between a convolution and its sum (with one,
+  OpenVINO drops its rounding).
+* QuantizeLinear is `rint(x · a + b)` with `a = 255 / (high - low)` and `b = -low · a`, high and low the ends of
+  the range in float32: the zero point is added before rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from ...compiler.ir.ops import aten
+from ...compiler.quant.program import IntegerStep
+from ...compiler.quant.qparams import QParams
+from ...compiler.quant.saturation import any_two, by_output
+from ...compiler.quant.target import OpRule
+from ..onnx import arithmetic
+from ..onnx.rules import ONNX
+
+_ADDING = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv3d.default})
+# Float in OpenVINO 2026.4, whatever stands around them.
+_FLOAT = frozenset({aten.matmul.default, aten.bmm.default, aten.mm.default, aten.softmax.int})
+
+
+def quantize(x: Tensor, qp: QParams) -> Tensor:
+    """OpenVINO's FakeQuantize, int32."""
+    scale, zero_point = qp.scale_tensor()[0], qp.zero_point[0]
+    low, high = (qp.qmin - zero_point) * scale, (qp.qmax - zero_point) * scale
+    factor = torch.tensor(float(qp.qmax - qp.qmin)) / (high - low)
+    return (torch.round(x * factor - low * factor) + qp.qmin).clamp(qp.qmin, qp.qmax).to(torch.int32)
+
+
+def pairing(step: IntegerStep, weight: Tensor) -> Tensor:
+    """Which weights its kernels pair without VNNI is not known: any two."""
+    return any_two(by_output(step, weight))
+
+
+def _rule(op: OpOverload, rule: OpRule) -> OpRule:
+    if op in _ADDING:
+        return dataclasses.replace(rule, kernel=arithmetic.conv_add, adds=True, tolerance=1)
+    return rule if rule.shared else dataclasses.replace(rule, tolerance=1)
+
+
+OPENVINO = dataclasses.replace(
+    ONNX,
+    name="openvino",
+    ops={op: _rule(op, rule) for op, rule in ONNX.ops.items() if op not in _FLOAT},
+    quantize=quantize,
+    isa=("vnni",),
+    saturation={"avx2": pairing, "vnni": None},
+    notes=(
+        "The model is ONNX; OpenVINO reads it as it is. Floats are computed as float32 (the f32 hint), not bfloat16.",
+        "Without VNNI (AVX2, AVX-512) sums of two products may saturate unless compiled for the ISA avx2.",
+    ),
+)
