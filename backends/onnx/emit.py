@@ -43,7 +43,9 @@ from .writer import DTYPES, Writer, model_bytes
 TARGET = "onnx"
 
 
-def program_bytes(program: Program, expose: Sequence[str] = (), emitter_type: type[Emitter] | None = None) -> bytes:
+def program_bytes(
+    program: Program, expose: Sequence[str] = (), emitter_type: type[Emitter] | None = None
+) -> bytes:
     """The int8 model. `expose` names integer values that become further outputs; `emitter_type` writes the steps.
 
     Raises:

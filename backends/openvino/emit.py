@@ -32,10 +32,10 @@ class OpenvinoWriter(Writer):
 
     def op(self, op_type: str, inputs: Sequence[str], out: str | None = None, **attributes: Any) -> str:
         if op_type not in _REDUCTIONS:
-            return super(OpenvinoWriter, self).op(op_type, inputs, out, **attributes)
+            return super().op(op_type, inputs, out, **attributes)
         kept = attributes.pop("keepdims")
-        reduced = super(OpenvinoWriter, self).op(op_type, inputs, None, keepdims=1 - kept, **attributes)
-        return super(OpenvinoWriter, self).op("Unsqueeze" if kept else "Squeeze", [reduced, inputs[1]], out)
+        reduced = super().op(op_type, inputs, None, keepdims=1 - kept, **attributes)
+        return super().op("Unsqueeze" if kept else "Squeeze", [reduced, inputs[1]], out)
 
 
 @dataclass(slots=True)

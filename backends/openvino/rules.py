@@ -58,7 +58,7 @@ OPENVINO = dataclasses.replace(
     isa=("vnni",),
     saturation={"avx2": pairing, "vnni": None},
     notes=(
-        "The model is ONNX; OpenVINO reads it as it is. Floats are computed as float32 (the f32 hint), not bfloat16.",
+        "The model is ONNX, read as it is. Float ops run in float32 (the f32 hint), not in bfloat16.",
         "Without VNNI (AVX2, AVX-512) sums of two products may saturate unless compiled for the ISA avx2.",
     ),
 )

@@ -209,16 +209,21 @@ def _candidates(
             break
         apart |= floats
     if target.float_results:
-        _leave_float(candidates)
+        _leave_float(candidates, reasons)
     return candidates, reasons
 
 
-def _leave_float(candidates: dict[fx.Node, _Region]) -> None:
-    """Results of layers that no region reads, and no views on the way to one, are not quantized."""
-    for node, region in candidates.items():
-        read = {value for other in candidates.values() for value in other.inputs}
-        if region.leads and read.isdisjoint(region.outputs):
-            candidates[node] = replace(region, outputs=())
+def _leave_float(candidates: dict[fx.Node, _Region], reasons: dict[fx.Node, str]) -> None:
+    """What no region reads as integers is not quantized, nor what only moves on the way to such a result."""
+    unread = list(candidates.values())
+    while unread:
+        read = {value for region in candidates.values() for value in region.inputs}
+        unread = [r for r in candidates.values() if r.outputs and read.isdisjoint(r.outputs)]
+        for region in unread:
+            if region.rule.shared:
+                _make_float(region, "no integer op reads its result", candidates, reasons)
+            else:
+                candidates[region.node] = replace(region, outputs=())
 
 
 def _candidate(
