@@ -7,13 +7,12 @@ No other node reads 8-bit integers.
 
 Placement: a quantized product has quantized inputs; bias, residual sum and activation come before the quantize
 node that ends its region, so no dequantized product that nothing else needs goes into a sum, a clamp or an
-activation; maxima and data movement between dequantize and quantize keep the parameters; what is computed for an
-output of the graph alone is not quantized.
+activation; maxima and data movement between dequantize and quantize keep the parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,19 +34,20 @@ def broken_rules(model: onnx.ModelProto, exposed: int = 0) -> list[Broken]:
     """(node, op, reason) of every node that breaks a rule; none proves the model. The last `exposed` outputs are
     integers shown for a parity check, which a deployed model has not."""
     graph = _Graph.of(model.graph, exposed)
-    checks = (_quantize, _dequantize, _bytes, _product, _taken_in, _move, _result)
-    return [
-        (node.name, node.op_type, reason)
-        for node in model.graph.node
-        for check in checks
-        for reason in check(graph, node)
-    ]
+    return _reasons(graph, (_quantize, _dequantize, _bytes, _product, _taken_in, _move))
+
+
+def needless_quantizers(model: onnx.ModelProto) -> list[Broken]:
+    """Outputs of the graph that are quantized for nothing: right, but a rounding more than it takes. A plan of
+    ours has none, a graph that someone else quantized may."""
+    return _reasons(_Graph.of(model.graph, 0), (_result,))
 
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """Makers and readers of each tensor, stored tensors, and the names of the deployed outputs."""
+    """Nodes, makers and readers of each tensor, stored tensors, and the names of the deployed outputs."""
 
+    nodes: list[onnx.NodeProto]
     makers: dict[str, onnx.NodeProto]
     readers: dict[str, list[onnx.NodeProto]]
     stored: dict[str, onnx.TensorProto]
@@ -62,6 +62,7 @@ class _Graph:
                 readers.setdefault(name, []).append(node)
         names = [output.name for output in graph.output]
         return cls(
+            list(graph.node),
             {name: node for node in graph.node for name in node.output},
             readers,
             {tensor.name: tensor for tensor in graph.initializer},
@@ -77,12 +78,26 @@ class _Graph:
         return numpy_helper.to_array(self.stored[name]) if name in self.stored else None
 
     def same_parameters(self, left: onnx.NodeProto, right: onnx.NodeProto) -> bool:
+        if len(left.input) != len(right.input):
+            return False
         pairs = [(self.array(a), self.array(b)) for a, b in zip(left.input[1:3], right.input[1:3], strict=True)]
         return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
 
     def sole_reader(self, name: str) -> onnx.NodeProto | None:
         readers = self.readers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
+
+
+Check = Callable[[_Graph, onnx.NodeProto], Iterator[str]]
+
+
+def _reasons(graph: _Graph, checks: Sequence[Check]) -> list[Broken]:
+    return [
+        (node.name, node.op_type, reason)
+        for node in graph.nodes
+        for check in checks
+        for reason in check(graph, node)
+    ]
 
 
 def _parameters(graph: _Graph, node: onnx.NodeProto) -> Iterator[str]:
