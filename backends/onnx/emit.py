@@ -10,9 +10,9 @@ differs from the float one.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx
 import torch
@@ -90,6 +90,8 @@ def _is_piece(node: fx.Node) -> bool:
 class Emitter:
     """Writes the steps of one graph in order; `values` maps fx node names to ONNX tensor names."""
 
+    special: ClassVar[Mapping[Any, emit_integer.IntegerLowering]] = emit_integer.LOWERINGS
+
     gm: fx.GraphModule
     writer: Writer = field(default_factory=Writer)
     values: dict[str, Any] = field(default_factory=dict)
@@ -130,7 +132,7 @@ class Emitter:
         self.values[step.name] = self.quantize(self.read(step.source), step.qparams, step.name)
 
     def integer_step(self, step: IntegerStep) -> None:
-        special = emit_integer.LOWERINGS.get(step.anchor.target)
+        special = self.special.get(step.anchor.target)
         written = None if special is None else special(self, step)
         if written is None:
             floats = self.product(step)

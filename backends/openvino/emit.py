@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import fx
 
 from ...compiler.ir.ops import CONV, aten, bound_args
+from ...compiler.quant.fusing import ACTIVATIONS
 from ...compiler.quant.program import IntegerStep, Program
-from ..onnx import emit
+from ..onnx import emit, emit_integer
 from ..onnx.arithmetic import pool_sizes
 from ..onnx.emit import Emitter
 from ..onnx.emit_products import spread
@@ -40,7 +41,11 @@ class OpenvinoWriter(Writer):
 
 @dataclass(slots=True)
 class OpenvinoEmitter(Emitter):
-    """QDQ ONNX for OpenVINO."""
+    """QDQ ONNX for OpenVINO, whose own kernels take these activations as they are."""
+
+    special: ClassVar[Mapping[Any, emit_integer.IntegerLowering]] = {
+        op: written for op, written in emit_integer.LOWERINGS.items() if op not in ACTIVATIONS
+    }
 
     writer: Writer = field(default_factory=OpenvinoWriter)
 

@@ -4,8 +4,8 @@ Its low precision transformations move scales through the graph, so that a kerne
 sequence of float32 operations than onnxruntime's: results differ by 1 LSB where a value lies next to a rounding
 boundary. Settled with OpenVINO 2026.4 on x86-64 VNNI, `tests/backends/openvino`:
 
-* Layers add a residual before they round, so no quantize node stands between a convolution and its sum (with one,
-  OpenVINO drops its rounding).
+* Convolutions take in a residual and an activation before they round, so no quantize node stands between (with one
+  between a convolution and its sum, OpenVINO drops its rounding).
 * QuantizeLinear is `rint(x · a + b)` with `a = 255 / (high - low)` and `b = -low · a`, high and low the ends of
   the range in float32: the zero point is added before rounding.
 """
@@ -17,10 +17,13 @@ import dataclasses
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.nn import functional as F
 
 from ...compiler.ir.ops import aten
+from ...compiler.quant.arithmetic import KernelCall, accumulate_conv, channel_shape
+from ...compiler.quant.fusing import ACTIVATIONS
 from ...compiler.quant.program import IntegerStep
-from ...compiler.quant.qparams import QParams
+from ...compiler.quant.qparams import QParams, dequantize
 from ...compiler.quant.saturation import any_two, by_output
 from ...compiler.quant.target import OpRule
 from ..onnx import arithmetic
@@ -44,9 +47,36 @@ def pairing(step: IntegerStep, weight: Tensor) -> Tensor:
     return any_two(by_output(step, weight))
 
 
+def conv(call: KernelCall) -> Tensor:
+    """A convolution; behind its sums, a residual and an activation are real numbers."""
+    if not call.after:
+        return arithmetic.conv_add(call)
+    assert call.weight_qparams is not None
+    bias = None
+    if call.bias is not None:
+        bias = arithmetic.integer_bias(call.bias, call.in_qparams[0], call.weight_qparams)
+    scale = arithmetic.bias_scale(call.in_qparams[0], call.weight_qparams)
+    total = accumulate_conv(call, bias)
+    real = total.float() * channel_shape(scale, total.ndim, 1)
+    if len(call.inputs) > 1:
+        real = real + dequantize(call.inputs[1].to(torch.int32), call.in_qparams[1])
+    for function in call.after:
+        real = function(real)
+    return quantize(real, call.out_qparams).clamp(*call.clamp)
+
+
+_TABLES = {
+    aten.hardsigmoid.default: arithmetic.elementwise(F.hardsigmoid),
+    aten.hardswish.default: arithmetic.elementwise(F.hardswish),
+    aten.silu.default: arithmetic.elementwise(F.silu),
+}
+
+
 def _rule(op: OpOverload, rule: OpRule) -> OpRule:
     if op in _ADDING:
-        return dataclasses.replace(rule, kernel=arithmetic.conv_add, adds=True, tolerance=1)
+        return OpRule(conv, tolerance=1, adds=True, fuses=rule.fuses | ACTIVATIONS)
+    if op in _TABLES:
+        return dataclasses.replace(rule, kernel=_TABLES[op], tolerance=1)
     return rule if rule.shared else dataclasses.replace(rule, tolerance=1)
 
 
