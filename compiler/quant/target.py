@@ -68,7 +68,8 @@ class TargetSpec:
     result, its kernel gives it in float, as cheap as in integers. `float_tolerance` is what `verify` allows of
     float outputs at least, as a share of their magnitude: more where a bundle may be checked in another runtime
     than the one that it was compiled with. `own_runtime` is false where that one only stands in for the target's
-    own: times measured there say nothing and are not.
+    own: times measured there say nothing and are not. `quantize_tolerance` are the LSB by which the runtime's
+    quantize step on an input may differ from `quantize`.
     """
 
     name: str
@@ -84,3 +85,4 @@ class TargetSpec:
     float_results: bool = False
     float_tolerance: float = 1e-5
     own_runtime: bool = True
+    quantize_tolerance: int = 0
