@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import fx
@@ -59,4 +59,13 @@ class Backend(Protocol):
 
     def unfused(self, program: Program, path: Path) -> tuple[str, ...]:
         """Ops planned as int8 that the runtime's own optimizer left in float; empty when all are fused."""
+        ...
+
+
+@runtime_checkable
+class HasCompanions(Protocol):
+    """A backend whose artifact needs more files beside it to be of use (a script that builds an engine)."""
+
+    def companions(self, program: Program) -> Mapping[str, bytes]:
+        """File name -> content of what goes beside the artifact in the bundle."""
         ...

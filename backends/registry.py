@@ -14,6 +14,8 @@ _WHERE = {
     "onednn": "fxedge.backends.onednn:backend",
     "qnnpack": "fxedge.backends.qnnpack:backend",
     "onnx": "fxedge.backends.onnx:backend",
+    "tensorrt": "fxedge.backends.tensorrt:backend",
+    "openvino": "fxedge.backends.openvino:backend",
 }
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..compiler.ir.clamps import is_clamp
 from ..compiler.ir.ops import CONV_TRANSPOSE, OPS
 from ..compiler.quant.program import IntegerStep
 
@@ -194,6 +195,8 @@ def bias_value(step: IntegerStep) -> Tensor:
 
 def output_bounds(step: IntegerStep) -> tuple[Tensor, Tensor]:
     """Least and largest output that the result's integers can say, in rows' units: [groups, 1, outputs]."""
+    if not all(map(is_clamp, step.fused)):  # a residual or an activation lies between
+        return torch.full((1, 1, 1), -math.inf), torch.full((1, 1, 1), math.inf)
     qp, groups = step.out_qparams, groups_of(step)
     bounds = []
     for all_channels, channels in zip(step.clamp, (step.channel_low, step.channel_high), strict=True):

@@ -61,6 +61,8 @@ class InsertQdq:
         insertion = _Insertion(gm, self.plan.bias, qparams, quantized)
         for op in self.plan.ops.values():
             insertion.quantize_operands(nodes[op.node], op)
+            if len(op.inputs) > len(activation_inputs(nodes[op.node])):
+                insertion.dequantize_residual(nodes[op.fused[0]], nodes[op.inputs[-1]])
         for op in self.plan.ops.values():
             for name in op.outputs:
                 insertion.dequantize_other_readers(nodes[name])
@@ -97,6 +99,11 @@ class _Insertion:
         if info is not None:
             self._quantize_parameters(node, info, op, self.qparams[op.inputs[0]].scale[0])
         node.args = fx.map_arg(node.args, lambda arg: dequantized.get(arg, arg))
+
+    def dequantize_residual(self, total: fx.Node, value: fx.Node) -> None:
+        """A sum that a layer's kernel takes in reads the other summand's integers."""
+        qp = self.qparams[value.name]
+        total.replace_input_with(value, insert_dequantize(self.gm, self.quantized[value.name], qp, total))
 
     def _quantize_parameters(self, node: fx.Node, info: OpInfo, op: IntegerOp, input_scale: float) -> None:
         """Weight and, where the target wants it in int32, bias of `node`."""

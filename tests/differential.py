@@ -15,7 +15,7 @@ from fxedge.compiler.ir.passes import evaluate, flatten_tensors, relative_error
 from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.lower import Lowered, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
-from fxedge.compiler.pipeline.parity import EndToEndCount, compare_nodes, output_qparams
+from fxedge.compiler.pipeline.parity import EndToEndCount, as_integers, compare_nodes, output_qparams
 from fxedge.compiler.quant.collectors import CollectorMethod
 from fxedge.compiler.quant.program import Program
 from fxedge.compiler.quant.simulate import simulate
@@ -92,6 +92,8 @@ def _check_target(
         outputs = _run(plain.run, batch)
         values = _run(exposed.run, batch)
         for left, right, qp in zip(outputs, values, output_qparams(program), strict=False):
+            if qp is not None:
+                left, right = as_integers(left, qp), as_integers(right, qp)
             atol = 0.0 if qp is not None else 1e-5 * float(np.abs(left).max(initial=0.0))
             message = f"{name}: exposed integers change the outputs"
             np.testing.assert_allclose(left, right, rtol=0.0, atol=atol, err_msg=message)

@@ -53,6 +53,16 @@ def conv(call: KernelCall) -> Tensor:
     return _requantize(call, accumulate_conv(call, _integer_bias(call)), axis=1)
 
 
+def conv_add(call: KernelCall) -> Tensor:
+    """A convolution whose kernel adds a residual, if there is one, before it rounds. onnxruntime has none."""
+    if len(call.inputs) == 1:
+        return conv(call)
+    total = _scaled(call, accumulate_conv(call, _integer_bias(call)), axis=1)
+    ratio = call.in_qparams[1].scale_tensor() / call.out_qparams.scale_tensor()
+    residual = call.inputs[1].float() - call.in_qparams[1].zero_point[0]
+    return _round(call, total.add_(residual * ratio))
+
+
 def conv_transpose(call: KernelCall) -> Tensor:
     """QLinearConv of the sub-pixel form (`emit_integer.conv_transpose`): the same sums, requantized alike."""
     return _requantize(call, accumulate_conv_transpose(call, _integer_bias(call)), axis=1)
@@ -273,10 +283,14 @@ def _integer_bias(call: KernelCall) -> Tensor | None:
 
 
 def _requantize(call: KernelCall, total: Tensor, axis: int) -> Tensor:
-    """`total` is overwritten."""
+    return _round(call, _scaled(call, total, axis))
+
+
+def _scaled(call: KernelCall, total: Tensor, axis: int) -> Tensor:
+    """Sums in units of the output; `total` is overwritten."""
     assert call.weight_qparams is not None
     multiplier = bias_scale(call.in_qparams[0], call.weight_qparams) / call.out_qparams.scale_tensor()
-    return _round(call, total.float().mul_(channel_shape(multiplier, total.ndim, axis)))
+    return total.float().mul_(channel_shape(multiplier, total.ndim, axis))
 
 
 def _round(call: KernelCall, scaled: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ differs from the float one.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx
 import torch
@@ -43,8 +43,10 @@ from .writer import DTYPES, Writer, model_bytes
 TARGET = "onnx"
 
 
-def program_bytes(program: Program, expose: Sequence[str] = ()) -> bytes:
-    """The int8 model. `expose` names integer values that become further outputs.
+def program_bytes(
+    program: Program, expose: Sequence[str] = (), emitter_type: type[Emitter] | None = None
+) -> bytes:
+    """The int8 model. `expose` names integer values that become further outputs; `emitter_type` writes the steps.
 
     Raises:
         UnsupportedOpsError: every node without a lowering, with reasons.
@@ -52,36 +54,27 @@ def program_bytes(program: Program, expose: Sequence[str] = ()) -> bytes:
     complete(program.gm)
     anchors = [step.anchor for step in program.steps if isinstance(step, IntegerStep)]
     floats = [step.node for step in program.steps if isinstance(step, FloatStep)]
-    _refuse([*anchors, *floats])
-    emitter = Emitter(program.gm)
-    for step in program.steps:
-        match step:
-            case IntegerStep():
-                emitter.integer_step(step)
-            case FloatStep():
-                emitter.float_step(step.node)
-            case QuantizeStep():
-                emitter.quantize_step(step)
-            case DequantizeStep():
-                pass  # written beside each reader
+    _refuse([*anchors, *floats], program.spec.name)
+    emitter = (emitter_type or Emitter)(program.gm)
+    emitter.program_steps(program)
     return emitter.finish(expose)
 
 
-def float_bytes(gm: fx.GraphModule) -> bytes:
+def float_bytes(gm: fx.GraphModule, target: str = TARGET) -> bytes:
     """The float model of a FLOAT graph; raises as `program_bytes`."""
     complete(gm)
     calls = [node for node in gm.graph.nodes if node.op == "call_function"]
-    _refuse(calls)
+    _refuse(calls, target)
     emitter = Emitter(gm)
     for node in calls:
         emitter.float_step(node)
     return emitter.finish(())
 
 
-def _refuse(nodes: Sequence[fx.Node]) -> None:
+def _refuse(nodes: Sequence[fx.Node], target: str) -> None:
     plain = [node for node in nodes if not _is_plumbing(node)]
     if unsupported := lowerings.unsupported(plain):
-        raise UnsupportedOpsError(TARGET, unsupported)
+        raise UnsupportedOpsError(target, unsupported)
 
 
 def _is_plumbing(node: fx.Node) -> bool:
@@ -97,6 +90,8 @@ def _is_piece(node: fx.Node) -> bool:
 class Emitter:
     """Writes the steps of one graph in order; `values` maps fx node names to ONNX tensor names."""
 
+    special: ClassVar[Mapping[Any, emit_integer.IntegerLowering]] = emit_integer.LOWERINGS
+
     gm: fx.GraphModule
     writer: Writer = field(default_factory=Writer)
     values: dict[str, Any] = field(default_factory=dict)
@@ -111,6 +106,19 @@ class Emitter:
         for name in {*flat_outputs(self.gm), *self.values.values()}:
             self.writer.unique(name)
 
+    def program_steps(self, program: Program) -> None:
+        """Every step, in order."""
+        for step in program.steps:
+            match step:
+                case IntegerStep():
+                    self.integer_step(step)
+                case FloatStep():
+                    self.float_step(step.node)
+                case QuantizeStep():
+                    self.quantize_step(step)
+                case DequantizeStep():
+                    pass  # written beside each reader
+
     def float_step(self, node: fx.Node) -> None:
         if is_dequantize(node):
             return
@@ -124,12 +132,25 @@ class Emitter:
         self.values[step.name] = self.quantize(self.read(step.source), step.qparams, step.name)
 
     def integer_step(self, step: IntegerStep) -> None:
-        special = emit_integer.LOWERINGS.get(step.anchor.target)
+        special = self.special.get(step.anchor.target)
         written = None if special is None else special(self, step)
         if written is None:
-            floats = self.lower(step.anchor, step.anchor.name, self._integer_bias(step))
+            floats = self.product(step)
+            floats = self.fused(step, floats, [node for node in step.fused if not is_clamp(node)])
             written = self.quantize(floats, step.out_qparams, self.inner_name(step))
         self.values[step.name] = emit_integer.bound(self, step, written)
+
+    def product(self, step: IntegerStep) -> str:
+        """The op of `step` alone, on floats."""
+        written: str = self.lower(step.anchor, step.anchor.name, self._integer_bias(step))
+        return written
+
+    def fused(self, step: IntegerStep, floats: str, nodes: Sequence[fx.Node]) -> str:
+        """What the kernel of `step` does to its result `floats`, as float ops."""
+        self.values[step.anchor.name] = floats
+        for node in nodes:
+            floats = self.values[node.name] = self.lower(node, node.name)
+        return floats
 
     def lower(self, node: fx.Node, name: str, replaced: dict[str, Value] | None = None) -> Any:
         """Write one aten op on float values; the value's name or names."""

@@ -147,7 +147,8 @@ def check_target(
         _check_forms(program, runtime, golden_inputs, also)
         end_to_end, predicted = _evaluate(program, runtime, data, parity_samples, progress)
         _require_end_to_end(name, end_to_end)
-        latency = _time(runtime, list(paths), _one_sample(program, golden_inputs), timed_runs)
+        runs = timed_runs if program.spec.own_runtime else 0
+        latency = _time(runtime, list(paths), _one_sample(program, golden_inputs), runs)
     scored = None if reference is None or reference.labels is None else accuracy(predicted, reference.labels)
     agreement = None if reference is None else accuracy(predicted, reference.predicted)
     return Checked(nodes, end_to_end, golden, golden_worst, scored, agreement, latency)

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, fx
 
 from ...backends import registry
-from ...backends.base import Backend
+from ...backends.base import Backend, HasCompanions
 from ..ir.capture import Capturable, load_pt2
 from ..ir.constants import constants
 from ..ir.dump import dump
@@ -246,6 +246,7 @@ def _compile_target(job: _Job, backend: Backend) -> TargetResult:
                 threads=options.threads,
                 progress=job.progress,
             )
+        _write_companions(backend, lowered, artifacts.int8.parent)
         (job.folder / "golden" / f"{name}.safetensors").write_bytes(save(checked.golden))
     finally:
         artifacts.exposed.unlink(missing_ok=True)
@@ -313,6 +314,13 @@ def _emit(
     for path in also:
         backend.emit(lowered.program, path)
     return Artifacts(int8, float_path, folder / f".{backend.spec.name}_{backend.artifact}", also)
+
+
+def _write_companions(backend: Backend, lowered: Lowered, place: Path) -> None:
+    """What goes beside a checked artifact."""
+    if isinstance(backend, HasCompanions):
+        for name, content in backend.companions(lowered.program).items():
+            (place / name).write_bytes(content)
 
 
 def _manifest(

@@ -157,7 +157,7 @@ def target_entry(
             samples=end.samples,
         ),
         tolerance_lsb=0 if end.exact else max(1, checked.golden_worst.worst_lsb),
-        tolerance_float=max(1e-5, 2 * checked.golden_worst.worst_float),
+        tolerance_float=max(backend.spec.float_tolerance, 2 * checked.golden_worst.worst_float),
         accuracy=share_entry(checked.accuracy),
         agreement=share_entry(checked.agreement),
         notes=(*backend.spec.notes, *lowered.notes),

@@ -61,7 +61,8 @@ def allowed_lsb(program: Program) -> dict[str, int]:
         if isinstance(step, IntegerStep):
             allowed[step.name] = step.rule.tolerance
         elif isinstance(step, QuantizeStep):
-            allowed[step.name] = 0 if step.source in program.inputs else FLOAT_TOLERANCE
+            of_input = step.source in program.inputs
+            allowed[step.name] = program.spec.quantize_tolerance if of_input else FLOAT_TOLERANCE
     return allowed
 
 

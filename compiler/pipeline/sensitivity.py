@@ -29,6 +29,7 @@ from ..ir.ops import aten, op_name
 from ..ir.passes import PassContext, flatten_tensors, run_passes
 from ..ir.progress import Advance, Progress, Silent
 from ..quant.calibrate import CalibrationStats
+from ..quant.fusing import region_inputs
 from ..quant.layer_options import BITS
 from ..quant.plan import activation_inputs
 from ..quant.program import IntegerStep, Program, build_program
@@ -124,6 +125,13 @@ class _Layer:
         first = next(iter(self.steps))
         return self.steps if self.steps[first].weight is not None else {first: self.steps[first]}
 
+    @property
+    def inputs(self) -> tuple[fx.Node, ...]:
+        """The activations that the step reads, in its order."""
+        own = activation_inputs(self.node)
+        residual = len(next(iter(self.steps.values())).inputs) > len(own)
+        return region_inputs(own, tuple(self.node.users) if residual else (), self.node)
+
     def result(self, losses: Mapping[tuple[str, int], OutputLoss], widths: Sequence[int]) -> LayerLoss:
         measured = {bits: losses[self.node.name, bits].result() for bits in self.variants}
         weight = self.steps[widths[0]].weight
@@ -170,7 +178,7 @@ class _Walk:
             self._drop(position, values)
 
     def _integer_result(self, layer: _Layer, step: IntegerStep, values: Mapping[str, Any]) -> Tensor:
-        sources = [_value(self._gm, node, values) for node in activation_inputs(layer.node)]
+        sources = [_value(self._gm, node, values) for node in layer.inputs]
         integers = [self._spec.quantize(x, qp) for x, qp in zip(sources, step.in_qparams, strict=True)]
         attrs = fx.map_arg(dict(step.attrs), lambda size: values[size.name])
         return dequantize(run_integer_step(step, integers, attrs), step.out_qparams)
@@ -197,7 +205,7 @@ class _Walk:
             for node in self._gm.graph.nodes
         }
         for layer in self.layers:
-            for source in layer.node.all_input_nodes:
+            for source in (*layer.node.all_input_nodes, *layer.inputs):
                 last[source] = max(last[source], place[layer.last])
         found: dict[int, list[str]] = {}
         for node, position in last.items():

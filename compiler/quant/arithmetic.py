@@ -29,7 +29,8 @@ class KernelCall:
     one) the type of `in_qparams`, as it takes floats from there. `attrs` are the aten op's other arguments by
     schema name (stride, padding, dim, …). `weight` holds int32 integers in the aten op's layout, `bias`
     float32 [out] (or int32 integers of scale s_x·s_w where the target says so). `clamp` are the integer bounds
-    in force at the output: the dtype's own, narrowed by a fused relu, relu6 or hardtanh.
+    in force at the output: the dtype's own, narrowed by a fused relu, relu6 or hardtanh. A layer whose kernel adds
+    a residual has it as its last input; `after` are the activations that follow, on real numbers.
     """
 
     inputs: tuple[Tensor, ...]
@@ -40,6 +41,7 @@ class KernelCall:
     weight: Tensor | None = None
     weight_qparams: QParams | None = None
     bias: Tensor | None = None
+    after: tuple[Callable[[Tensor], Tensor], ...] = ()
 
 
 Kernel = Callable[[KernelCall], Tensor]

@@ -16,19 +16,19 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
 
-from ..ir.clamps import is_clamp
 from ..ir.constants import constant
 from ..ir.errors import InputError
-from ..ir.nodes import describe, sole_user
+from ..ir.nodes import describe
 from ..ir.ops import OPS, VIEWS, aten, bound_args, constant_operands, op_name
 from ..ir.passes import Skip
 from ..ir.shapes import tensor_meta
+from .fusing import fused_after, region_inputs
 from .layer_options import NO_MATCH, LayerOptions, calls_matching, layer_options
 from .qparams import QParams, QSpec
 from .target import BiasKind, OpRule, TargetSpec
@@ -42,7 +42,8 @@ _PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 
 @dataclass(frozen=True, slots=True)
 class IntegerOp:
-    """One region: `node` and the activations fused after it. `inputs` and `outputs` are value names.
+    """One region: `node` and what is fused after it. `inputs` and `outputs` are value names; without outputs, its
+    result stays float.
     `weight_range` says how the scales of the weight, if it has one, are chosen."""
 
     node: str
@@ -81,7 +82,7 @@ class Plan:
         lines = [f"plan for {self.target}: {len(self.ops)} integer ops, {len(self.floats)} float"]
         for op in self.ops.values():
             fused = f" + {' + '.join(op.fused)}" if op.fused else ""
-            flow = f"{', '.join(op.inputs)} -> {', '.join(op.outputs)}"
+            flow = f"{', '.join(op.inputs)} -> {', '.join(op.outputs) or 'float'}"
             lines.append(f"  int8   {op.node}{fused}: {flow}{_weight_text(op)}")
         lines += [f"  shared {', '.join(group.members)}" for group in self.groups if len(group.members) > 1]
         lines += [f"  fixed  {group.members[0]}" for group in self.groups if group.fixed is not None]
@@ -123,17 +124,7 @@ def plan_quantization(
     special = layer_options(gm, layers or {})
     kept = {node: f"kept float by {by!r}" for node, by in _kept(gm, keep_float, layers or {}).items()}
     kept |= {node: relieved[node.name] for node in gm.graph.nodes if relieved and node.name in relieved}
-    candidates: dict[fx.Node, _Region] = {}
-    reasons: dict[fx.Node, str] = {}
-    for node in gm.graph.nodes:
-        if node.op != "call_function" or node.target is operator.getitem or not _gives_tensor(node):
-            continue
-        match _candidate(gm, node, target, kept):
-            case str() as reason:
-                reasons[node] = reason
-            case region:
-                candidates[node] = region
-    _drop_until_stable(candidates, reasons)
+    candidates, reasons = _candidates(gm, target, kept)
     groups = _group(candidates, reasons, target)
     absorbed = {act for region in candidates.values() for act in region.fused}
     left = [node for node in gm.graph.nodes if node in reasons and node not in absorbed]
@@ -189,10 +180,61 @@ class _Region:
         )
 
 
+def _candidates(
+    gm: fx.GraphModule, target: TargetSpec, kept: Mapping[fx.Node, str]
+) -> tuple[dict[fx.Node, _Region], dict[fx.Node, str]]:
+    """The regions that run on integers, and of every other op the reason why it does not. A layer takes in only
+    sums with what is integers anyway: those with float values are `apart`."""
+    apart: set[fx.Node] = set()
+    while True:
+        candidates: dict[fx.Node, _Region] = {}
+        reasons: dict[fx.Node, str] = {}
+        for node in gm.graph.nodes:
+            if node.op != "call_function" or node.target is operator.getitem or not _gives_tensor(node):
+                continue
+            match _candidate(gm, node, target, kept, apart):
+                case str() as reason:
+                    reasons[node] = reason
+                case region:
+                    candidates[node] = region
+        _drop_until_stable(candidates, reasons)
+        produced = _Flow.of(candidates.values()).produced
+        floats = {
+            region.fused[0]
+            for region in candidates.values()
+            for value in region.inputs[len(activation_inputs(region.node)) :]
+            if value not in produced and value.op != "placeholder"
+        }
+        if not floats:
+            break
+        apart |= floats
+    if target.float_results:
+        _leave_float(candidates, reasons)
+    return candidates, reasons
+
+
+def _leave_float(candidates: dict[fx.Node, _Region], reasons: dict[fx.Node, str]) -> None:
+    """What no region reads as integers is not quantized, nor what only moves on the way to such a result."""
+    unread = list(candidates.values())
+    while unread:
+        read = {value for region in candidates.values() for value in region.inputs}
+        unread = [r for r in candidates.values() if r.outputs and read.isdisjoint(r.outputs)]
+        for region in unread:
+            if region.rule.shared:
+                _make_float(region, "no integer op reads its result", candidates, reasons)
+            else:
+                candidates[region.node] = replace(region, outputs=())
+
+
 def _candidate(
-    gm: fx.GraphModule, node: fx.Node, target: TargetSpec, kept: Mapping[fx.Node, str]
+    gm: fx.GraphModule,
+    node: fx.Node,
+    target: TargetSpec,
+    kept: Mapping[fx.Node, str],
+    apart: Collection[fx.Node],
 ) -> _Region | str:
-    """The region that `node` starts, or the reason why it stays float; `kept` has those that shall."""
+    """The region that `node` starts, or the reason why it stays float; `kept` has those that shall, `apart` those
+    that no region takes in."""
     rule = target.ops.get(node.target)  # type: ignore[call-overload]
     if rule is None:
         return f"{target.name} has no integer kernel for {op_name(node.target)}"
@@ -210,8 +252,8 @@ def _candidate(
         return "it has no tensor input"
     if node.target in _PIECES:
         return _Region(node, rule, (), inputs, tuple(node.users))
-    fused = _fused_after(node, rule, kept)
-    return _Region(node, rule, fused, inputs, (fused[-1] if fused else node,))
+    fused = fused_after(node, target, {*kept, *apart})
+    return _Region(node, rule, fused, region_inputs(inputs, fused, node), (fused[-1] if fused else node,))
 
 
 def _parameter_reason(gm: fx.GraphModule, node: fx.Node, rule: OpRule, target: TargetSpec) -> str | None:
@@ -249,17 +291,6 @@ def activation_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
         members = argument if isinstance(argument, (list, tuple)) else [argument]
         found += [item for item in members if isinstance(item, fx.Node) and _gives_tensor(item)]
     return tuple(found)
-
-
-def _fused_after(node: fx.Node, rule: OpRule, kept: Mapping[fx.Node, str]) -> tuple[fx.Node, ...]:
-    fused: list[fx.Node] = []
-    last = node
-    while (user := sole_user(last)) is not None and user.target in rule.fuses and is_clamp(user):
-        if user in kept:
-            break
-        fused.append(user)
-        last = user
-    return tuple(fused)
 
 
 def _gives_tensor(node: fx.Node) -> bool:

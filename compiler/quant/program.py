@@ -10,7 +10,7 @@ through the same matching.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..ir.constants import constant
 from ..ir.nodes import flat_outputs, sole_user
 from ..ir.ops import OPS, SIZE_ARITHMETIC, aten, bound_args, clamp_bounds, constant_operands
 from ..ir.qops import is_dequantize, is_quantize
+from .fusing import is_activation, region_inputs, region_rule, summed_layer
 from .qnodes import read_qparams
 from .qparams import QParams, QSpec, dequantize
 from .target import OpRule, TargetSpec
@@ -31,7 +32,8 @@ from .target import OpRule, TargetSpec
 class IntegerStep:
     """dequantize -> `anchor` -> `fused` -> quantize, run on integers by `rule.kernel`.
 
-    `name` is the quantize node's; `inputs` name the integer values (or constants) read, in argument order.
+    `name` is the quantize node's; `inputs` name the integer values (or constants) read, in argument order, a
+    residual that `fused` begins with after them.
     `attrs` are the anchor's other arguments by schema name (symbolic sizes as nodes); for one piece of a split,
     `index` says which. `weight` is int8 in the anchor's layout; `bias` is float32 [out], or int32 [out] of scale
     s_x·s_w where the target takes that and the graph has it. Results lie within `clamp`; where clamps by tensors
@@ -140,7 +142,7 @@ def _integer_step(gm: fx.GraphModule, quantize: fx.Node, spec: TargetSpec) -> In
     rule = spec.ops.get(anchor.target)  # type: ignore[call-overload]
     if rule is None or rule.check(anchor) is not None or not _read_as_integers(quantize.args[0], anchor):
         return None
-    operands = _operands(gm, anchor, rule, spec)
+    operands = _operands(gm, anchor, fused, rule, spec)
     if operands is None:
         return None
     out_qparams = read_qparams(gm, quantize)
@@ -169,13 +171,20 @@ def _find_anchor(last: fx.Node, spec: TargetSpec) -> tuple[fx.Node, tuple[fx.Nod
     """Walk back from the quantized value over activations that the op before them fuses."""
     fused: list[fx.Node] = []
     node = last
-    while is_clamp(node) and isinstance(node.args[0], fx.Node):
+    if is_activation(node) and isinstance(node.args[0], fx.Node):
+        rule = region_rule(node.args[0], spec)
+        if rule is not None and node.target in rule.fuses and sole_user(node.args[0]) is node:
+            fused.insert(0, node)
+            node = node.args[0]
+    while is_clamp(node) and not any(map(is_activation, fused)) and isinstance(node.args[0], fx.Node):
         producer = node.args[0]
         rule = _rule_before(producer, spec)
         if rule is None or node.target not in rule.fuses or sole_user(producer) is not node:
             break
         fused.insert(0, node)
         node = producer
+    if (layer := summed_layer(node, spec)) is not None:
+        return layer, (node, *fused), None
     if node.target is operator.getitem and isinstance(node.args[1], int):
         source = node.args[0]
         assert isinstance(source, fx.Node)
@@ -189,7 +198,7 @@ def _rule_before(node: fx.Node, spec: TargetSpec) -> OpRule | None:
         if node.target in spec.ops and is_dequantize(node.args[0]):
             break
         node = node.args[0]
-    return spec.ops.get(node.target)  # type: ignore[call-overload]
+    return region_rule(node, spec)
 
 
 def _read_as_integers(value: fx.Node, anchor: fx.Node) -> bool:
@@ -225,13 +234,16 @@ class _Operands:
     bias: Tensor | None = None
 
 
-def _operands(gm: fx.GraphModule, anchor: fx.Node, rule: OpRule, spec: TargetSpec) -> _Operands | None:
+def _operands(
+    gm: fx.GraphModule, anchor: fx.Node, fused: Sequence[fx.Node], rule: OpRule, spec: TargetSpec
+) -> _Operands | None:
     """What an integer kernel would read; None if any operand is float or of a form that it does not take."""
     info = OPS.get(anchor.target)  # type: ignore[call-overload]
     positions = constant_operands(anchor.target)
     activations = [
         node for i, arg in enumerate(anchor.args) if i not in positions for node in _tensor_arguments(arg)
     ]
+    activations = list(region_inputs(activations, fused, anchor))
     if not activations or not all(is_dequantize(node) for node in activations):
         return None
     sources = tuple(str(node.args[0]) for node in activations)

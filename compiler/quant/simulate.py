@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from ..ir.constants import constant
 from .arithmetic import KernelCall
+from .fusing import activations
 from .program import DequantizeStep, FloatStep, IntegerStep, Program, QuantizeStep, Step
 from .qparams import dequantize
 
@@ -70,8 +71,9 @@ def run_integer_step(step: IntegerStep, inputs: Sequence[Tensor], attrs: Mapping
     arguments as numbers."""
     if step.weight is None:
         return _run_kernel(step, inputs, attrs)
-    parts = inputs[0].split(samples_at_a_time(step, inputs[0]))
-    results = [_run_kernel(step, [part], attrs) for part in parts]
+    count = samples_at_a_time(step, inputs[0])
+    parts = zip(*(value.split(count) for value in inputs), strict=True)
+    results = [_run_kernel(step, part, attrs) for part in parts]
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
@@ -91,7 +93,9 @@ def _run_kernel(step: IntegerStep, inputs: Sequence[Tensor], attrs: Mapping[str,
     values = tuple(inputs) if weight is not None else tuple(value.to(torch.int32) for value in inputs)
     qparams = step.in_qparams, step.out_qparams
     result = step.rule.kernel(
-        KernelCall(values, *qparams, step.clamp, attrs, weight, step.weight_qparams, step.bias)
+        KernelCall(
+            values, *qparams, step.clamp, attrs, weight, step.weight_qparams, step.bias, activations(step.fused)
+        )
     )
     if step.channel_low is not None or step.channel_high is not None:
         result = result.clamp(step.channel_low, step.channel_high)

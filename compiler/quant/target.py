@@ -41,6 +41,7 @@ class OpRule:
     `shared`: input and output must have equal parameters (pools, views, concat where the runtime demands it).
     `fixed`: the output's parameters are the op's own (softmax, sigmoid, tanh).
     `fuses`: activations that the kernel applies to its output at no cost.
+    `adds`: before them, the kernel adds a second activation of its output's shape (a residual), without rounding.
     `weight`: the spec of its weight where it differs from the target's.
     `check` returns the reason why this node must stay float, or None. `takes` says whether the kernel takes these
     parameters of its inputs and its output: where it does not, the op runs in float between them.
@@ -51,6 +52,7 @@ class OpRule:
     shared: bool = False
     fixed: QParams | None = None
     fuses: frozenset[OpOverload] = frozenset()
+    adds: bool = False
     weight: QSpec | None = None
     check: Support = always
     takes: TakesParameters | None = None
@@ -67,6 +69,12 @@ class TargetSpec:
     own for each channel is cheap: on every layer of an int8 MobileNetV2, fast ones add a third or less to its
     time, slow ones more than half. `also` names files in which the backend stores the artifact in further
     forms, for other loaders of the runtime; the suffix says which.
+    time, slow ones more than half. `float_results`: where only float ops or the graph's outputs read a layer's
+    result, its kernel gives it in float, as cheap as in integers. `float_tolerance` is what `verify` allows of
+    float outputs at least, as a share of their magnitude: more where a bundle may be checked in another runtime
+    than the one that it was compiled with. `own_runtime` is false where that one only stands in for the target's
+    own: times measured there say nothing and are not. `quantize_tolerance` are the LSB by which the runtime's
+    quantize step on an input may differ from `quantize`.
     """
 
     name: str
@@ -80,3 +88,7 @@ class TargetSpec:
     saturation: Mapping[str, Pairing | None] = field(default_factory=dict)
     channel_clamp: Literal["fast", "slow"] = "slow"
     also: tuple[str, ...] = ()
+    float_results: bool = False
+    float_tolerance: float = 1e-5
+    own_runtime: bool = True
+    quantize_tolerance: int = 0

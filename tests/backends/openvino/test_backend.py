@@ -1,0 +1,51 @@
+"""What the openvino backend plans, says of its runtime, and verifies."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fxedge.backends.openvino import backend
+from fxedge.compiler.pipeline.verify import verify_bundle
+from small_compile import compile_small
+from torch import nn
+
+
+def test_a_runtime_that_is_not_there_or_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('libtbb.so.12: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert backend.missing() == (
+        "openvino is damaged (libtbb.so.12: no such file); run: pip install --force-reinstall openvino"
+    )
+    monkeypatch.setattr(sys.modules[type(backend).__module__], "find_spec", lambda name: None)
+    assert backend.missing() == "openvino is not installed; run: pip install 'fxedge[openvino]'"
+
+
+@pytest.mark.skipif(backend.missing() is not None, reason="openvino is not installed")
+def test_a_bundle_compiles_and_verifies(tmp_path: Path) -> None:
+    report = compile_small(tmp_path / "bundle", ("openvino",))
+    assert report.failures == {}
+    checked = report.results["openvino"].checked
+    assert max(node.worst for node in checked.nodes) <= 1
+    assert verify_bundle(tmp_path / "bundle").passed
+
+
+@pytest.mark.skipif(backend.missing() is not None, reason="openvino is not installed")
+def test_floats_stay_float32(tmp_path: Path) -> None:
+    """bfloat16 would be off by about 1e-2."""
+    from fxedge.compiler.ir.capture import capture
+    from fxedge.compiler.ir.shapes import annotate
+
+    torch.manual_seed(0)
+    net, x = nn.Conv2d(3, 8, 3), torch.randn(1, 3, 16, 16)
+    gm = capture(net, (x,))
+    annotate(gm)
+    path = tmp_path / "float.onnx"
+    backend.emit_float(gm, path)
+    found = torch.from_numpy(backend.load(path).run([x.numpy()])[0])
+    torch.testing.assert_close(found, net(x).detach(), rtol=1e-4, atol=1e-5)
