@@ -280,7 +280,7 @@ def _gate_call(call: KernelCall, gate: QParams) -> KernelCall:
 
 
 def _gated(call: KernelCall, gate: Tensor, qp: QParams) -> Tensor:
-    operands, qparams = (call.inputs[0], gate), (call.in_qparams[0], qp)
+    operands, qparams = (call.inputs[0], gate.to(torch.int32)), (call.in_qparams[0], qp)
     return mul(dataclasses.replace(call, inputs=operands, in_qparams=qparams))
 
 
