@@ -39,10 +39,15 @@ class Weights:
     bias_qparams: QParams | None
 
     def stored(self, w: Writer, weight: torch.Tensor, axis: int, name: str) -> list[Tensor]:
-        """Weight and bias as tensors; `weight` is in the operator's layout, its output channels on `axis`."""
+        """Weight and bias as tensors; `weight` is in the operator's layout, its output channels on `axis`.
+
+        One scale for the whole weight, or for each channel of a phase, is written out for every channel: XNNPACK
+        takes no bias of several scales beside a weight of one.
+        """
         qp = self.qparams
-        if qp is not None and qp.axis is not None:
-            qp = QParams(qp.scale, qp.zero_point, qp.qmin, qp.qmax, qp.dtype, axis)
+        if qp is not None:
+            count = weight.shape[axis] // len(qp.scale)
+            qp = QParams(qp.scale * count, qp.zero_point * count, *_range(qp), axis)
         bias = w.constant(self.bias, f"{name}/bias", self.bias_qparams)
         return [w.constant(weight, f"{name}/weight", qp), bias]
 
@@ -295,13 +300,11 @@ def phase_weight(weight: torch.Tensor, stride: Sequence[int], groups: int) -> tu
 
 
 def _repeated(found: Weights, count: int) -> Weights:
-    """Bias and scales of every phase: [phases · out]."""
-    qp, bias_qp = found.qparams, found.bias_qparams
+    """The bias of every phase: [phases · out]."""
+    bias_qp = found.bias_qparams
     if bias_qp is not None:
         bias_qp = QParams(bias_qp.scale * count, bias_qp.zero_point * count, *_range(bias_qp), 0)
-    if qp is not None and qp.axis is not None:
-        qp = QParams(qp.scale * count, qp.zero_point * count, *_range(qp), 0)
-    return Weights(found.weight, qp, found.bias.repeat(count), bias_qp)
+    return Weights(found.weight, found.qparams, found.bias.repeat(count), bias_qp)
 
 
 def _range(qp: QParams) -> tuple[int, int, torch.dtype]:
