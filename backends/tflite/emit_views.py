@@ -17,6 +17,7 @@ from ...compiler.ir.ops import aten, bound_args
 from ...compiler.ir.sizes import dtype, shape
 from ...compiler.quant.qparams import QParams
 from .emit_elementwise import as_kind
+from .regroup import regrouped_form
 from .table import Call, lowerings
 from .values import (
     Form,
@@ -98,6 +99,10 @@ def reshaped(w: Writer, call: Call, given: Sequence[Any] | None) -> Value:
     unknown = sum(not isinstance(size, int) for size in sizes)
     if unknown > 1:
         return held(_reshaped_by_sizes(w, call, given), sizes)
+
+    if x.forms and (form := regrouped_form(x.sizes, sizes, x.preferred())) is not None:
+        tensor = read(w, x, x.preferred())
+        return held(reshape(w, tensor, in_form(sizes, form), call.name), sizes, form)
 
     def make(form: Form) -> Tensor:
         source = same_memory(x)
