@@ -1,7 +1,7 @@
-"""The bounds of an integer step: fused into its operator where that means the same integers, else operators behind.
+"""The bounds of an integer step: fused into its operator where that means the same integers, else operators after.
 
-TFLite's own integer ReLU is a hundred times slower than Maximum (112 × 112 × 16: 6.2 ms against 0.06 ms, LiteRT 2.3
-on x86-64; XNNPACK runs neither on int8 alone), so it is not used.
+TFLite's own integer ReLU is a hundred times slower than Maximum (112 × 112 × 16: 6.2 ms against 0.06 ms, LiteRT
+2.3 on x86-64; XNNPACK runs neither on int8 alone), so it is not used.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ Settled against LiteRT 2.3 on x86-64 VNNI, activations int8 affine [-128, 127], 
 * LEAKY_RELU: fixed point with multipliers rint(256 * r), halves up.
 * AVERAGE_POOL_2D (TFLite's own kernel): the sum of the integers over the count, halves away from zero.
 * Everything that moves, selects or bounds elements: the integers themselves.
-* Hard-sigmoid is ADD of 3 with a result that saturates at 0 and 6, then MUL by 1/6; hard-swish and SiLU are MUL of x
-  and its gate. TFLite has a HARD_SWISH of its own, fifty times slower than these three (112 × 112 × 16: 1.2 ms
+* Hard-sigmoid is ADD of 3 with a result that saturates at 0 and 6, then MUL by 1/6; hard-swish and SiLU are MUL of
+  x and its gate. TFLite has a HARD_SWISH of its own, fifty times slower than these three (112 × 112 × 16: 1.2 ms
   against 0.02 ms).
 * BATCH_MATMUL and SOFTMAX run in TFLite's own kernels.
 """
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -246,8 +246,8 @@ def softmax(call: KernelCall) -> Tensor:
 
 
 def fixed_point(total: Tensor, real: float) -> Tensor:
-    """MultiplyByQuantizedMultiplier: `total` (int64) times `real` as a 31-bit multiplier and a shift, rounded at the
-    multiplication (halves away from zero) and at the shift."""
+    """MultiplyByQuantizedMultiplier: `total` (int64) times `real` as a 31-bit multiplier and a shift, rounded at
+    the multiplication (halves away from zero) and at the shift."""
     mantissa, exponent = math.frexp(real)
     multiplier = round_half_away(mantissa * 2**31)
     if multiplier == 2**31:
@@ -304,7 +304,3 @@ def _round(call: KernelCall, scaled: Tensor) -> Tensor:
     if (zero_point := call.out_qparams.zero_point[0]) != 0:
         scaled.add_(zero_point)
     return scaled.clamp_(*call.clamp).to(call.out_qparams.dtype)
-
-
-def whole(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, int) for value in values)

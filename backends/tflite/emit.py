@@ -1,8 +1,8 @@
 """A program or a float graph as a TFLite model, op by op.
 
-Integer steps become operators on int8 tensors, float steps the same operators on float tensors. Inputs and outputs
-keep the model's own axis order. A fused activation that the output's range gives already leaves no trace; where the
-operator's own ReLU or ReLU6 means the same integers it is used, else Maximum and Minimum follow.
+Integer steps become operators on int8 tensors, float steps the same operators on float tensors. Inputs and
+outputs keep the model's own axis order. A fused activation that the output's range gives already leaves no trace;
+where the operator's own ReLU or ReLU6 means the same integers it is used, else Maximum and Minimum follow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from ...compiler.ir.sizes import complete, dtype, shape
 from ...compiler.quant.program import DequantizeStep, FloatStep, IntegerStep, Program, QuantizeStep
 from ...compiler.quant.qnodes import read_qparams
 from ...compiler.quant.qparams import dequantize
-from . import emit_elementwise, emit_norms, emit_pools, emit_products, emit_resize, emit_views  # noqa: F401
+from . import (  # noqa: F401
+    emit_elementwise,
+    emit_gathers,
+    emit_norms,
+    emit_pools,
+    emit_products,
+    emit_resize,
+    emit_views,
+    emit_volumes,
+)
 from .activations import bound, fused_code, is_bounded
 from .table import Call, lowerings
 from .values import Value, constant_value, dequantized, held, read, reshape

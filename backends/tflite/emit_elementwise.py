@@ -336,7 +336,7 @@ def clamp(w: Writer, call: Call) -> Value:
 
 @lowerings.op(aten.clamp.Tensor)
 def clamp_by_tensors(w: Writer, call: Call) -> Value:
-    """clamp(x, min, max): the larger of x and min, then the smaller of that and max; integers are bounded later."""
+    """clamp(x, min, max): the larger of x and min, then the smaller of that and max; integers: `bound` does it."""
     x = call.value("self")
     if call.step is not None:
         return x

@@ -15,7 +15,7 @@ from ...compiler.ir.sizes import dtype, shape
 from .arithmetic import pad_value, pool_sizes
 from .emit_products import SAME, VALID, image, image_sizes
 from .table import Call, lowerings
-from .values import Form, Value, channels_last, constant_value, in_form, read, reshape
+from .values import Form, Value, channels_last, constant_value, held, in_form, read, reshape
 from .writer import Size, Tensor, Writer
 
 
@@ -36,7 +36,7 @@ def _max_pool(node: fx.Node) -> str | None:
 
 @lowerings.op(aten.max_pool1d.default, aten.max_pool2d.default, check=_max_pool)
 def max_pool(w: Writer, call: Call) -> Value:
-    kernel, stride, _, pads = _window(call)
+    kernel, stride, pads = _window(call)
     lowest = -128 if call.qparams is not None else float(torch.finfo(torch.float32).min)
     return _pooled(w, call, "MAX_POOL_2D", kernel, stride, pads, lowest)
 
@@ -59,10 +59,10 @@ def _average_pool(node: fx.Node) -> str | None:
 @lowerings.op(aten.avg_pool1d.default, aten.avg_pool2d.default, check=_average_pool)
 def average_pool(w: Writer, call: Call) -> Value:
     """Windows that divide by less than their size are corrected by a factor of their own."""
-    kernel, stride, _, pads = _window(call)
+    kernel, stride, pads = _window(call)
     zero = 0.0 if call.qparams is None else call.qparams.zero_point[0]
     pooled = _pooled(w, call, "AVERAGE_POOL_2D", kernel, stride, pads, zero)
-    factors = _factors(call, math.prod(kernel))
+    factors = window_factors(call, math.prod(kernel))
     if factors is None:
         return pooled
     form = pooled.preferred()
@@ -70,11 +70,11 @@ def average_pool(w: Writer, call: Call) -> Value:
     return call.result(w.op("MUL", [tensor, factor], tensor.shape), form)
 
 
-def _factors(call: Call, count: int) -> torch.Tensor | None:
+def window_factors(call: Call, count: int) -> torch.Tensor | None:
     """Window size over divisor at each place, [1, 1, *spatial]; None where it is 1 everywhere."""
     x, args = call.value("self"), call.args
     spatial = x.rank - 2
-    pool: Any = (F.avg_pool1d, F.avg_pool2d)[spatial - 1]
+    pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[spatial - 1]
     ones = torch.ones((1, 1, *(int(size) for size in x.sizes[2:])))
     sizes = [pool_sizes(args, key, spatial) for key in ("kernel_size", "stride", "padding")]
     kernel, stride, padding = sizes
@@ -86,8 +86,8 @@ def _factors(call: Call, count: int) -> torch.Tensor | None:
     return None if bool((factors.round(decimals=5) == 1).all()) else factors
 
 
-def _window(call: Call) -> tuple[list[int], list[int], list[int], list[tuple[int, int]]]:
-    """Kernel and stride as (height, width), input sizes, and the padding in front and behind that windows reach."""
+def _window(call: Call) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """Kernel and stride as (height, width), and the padding in front and behind that windows reach."""
     x, args = call.value("self"), call.args
     spatial = x.rank - 2
     found = [pool_sizes(args, key, spatial) for key in ("kernel_size", "stride", "padding")]
@@ -97,7 +97,7 @@ def _window(call: Call) -> tuple[list[int], list[int], list[int], list[tuple[int
     outer = [int(size) for size in image_sizes(call.sizes)[1:3]]
     reach = zip(inner, outer, kernel, stride, lead, strict=True)
     pads = [(p, max(0, (o - 1) * s + k - n - p)) for n, o, k, s, p in reach]
-    return kernel, stride, inner, pads
+    return kernel, stride, pads
 
 
 def _pooled(
@@ -110,36 +110,43 @@ def _pooled(
     filler: float,
 ) -> Value:
     x = call.value("self")
-    source, padding = image(w, x), VALID
-    if any(sum(pad) for pad in pads):
-        if code == "MAX_POOL_2D" and _is_same(source, call, stride, pads):
-            padding = SAME
-        else:
-            source = filled(w, source, [(0, 0), *pads, (0, 0)], filler)
     sizes = image_sizes(call.sizes)
-    made = w.op(
-        code,
-        [source],
-        sizes,
-        call.name if x.rank == 4 else None,
-        qparams=call.qparams,
-        padding=padding,
-        strideH=stride[0],
-        strideW=stride[1],
-        filterHeight=kernel[0],
-        filterWidth=kernel[1],
-    )
+    name = call.name if x.rank == 4 else None
+    made = pooled_image(w, image(w, x), code, kernel, stride, pads, filler, sizes, name)
     form = channels_last(x.rank)
     return call.result(reshape(w, made, in_form(call.sizes, form), call.name), form)
 
 
-def _is_same(source: Tensor, call: Call, stride: Sequence[int], pads: Sequence[tuple[int, int]]) -> bool:
+def pooled_image(
+    w: Writer,
+    source: Tensor,
+    code: str,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    filler: float,
+    sizes: Sequence[Size],
+    name: str | None = None,
+) -> Tensor:
+    """A pool of an image, channels last; `sizes` are the result's."""
+    padding, qparams = VALID, source.qparams
+    if any(sum(pad) for pad in pads):
+        if code == "MAX_POOL_2D" and _is_same(source, sizes, stride, pads):
+            padding = SAME
+        else:
+            source = filled(w, source, [(0, 0), *pads, (0, 0)], filler)
+    options = {"strideH": stride[0], "strideW": stride[1], "filterHeight": kernel[0], "filterWidth": kernel[1]}
+    return w.op(code, [source], sizes, name, qparams=qparams, padding=padding, **options)
+
+
+def _is_same(
+    source: Tensor, sizes: Sequence[Size], stride: Sequence[int], pads: Sequence[tuple[int, int]]
+) -> bool:
     """Whether TFLite's SAME puts the same padding, the smaller half in front."""
-    inner = [int(size) for size in source.shape[1:3]]
-    outer = [int(size) for size in image_sizes(call.sizes)[1:3]]
+    spatial = [[int(size) for size in given[1:3]] for given in (source.shape, sizes)]
     return all(
         o == -(-n // s) and front == (front + back) // 2
-        for n, o, s, (front, back) in zip(inner, outer, stride, pads, strict=True)
+        for n, o, s, (front, back) in zip(*spatial, stride, pads, strict=True)
     )
 
 
@@ -159,10 +166,16 @@ def filled(
 
 
 def _even(node: fx.Node) -> str | None:
-    if (reason := _static_space(node)) is not None:
-        return reason
-    sizes = zip(shape(node.args[0])[2:], shape(node)[2:], strict=True)
-    return None if all(int(n) % int(o) == 0 for n, o in sizes) else "the windows are uneven"
+    return _even_sizes(shape(node.args[0]), shape(node))
+
+
+def _even_sizes(old: Sequence[Size], new: Sequence[Size]) -> str | None:
+    if len(old) not in (3, 4) or len(new) != len(old):
+        return "the input is not a batch of images or sequences"
+    if not all(isinstance(size, int) for size in (*old[1:], *new[1:])):
+        return "a spatial axis has a symbolic size"
+    even = all(int(n) % int(o) == 0 for n, o in zip(old[2:], new[2:], strict=True))
+    return None if even else "the windows are uneven"
 
 
 @lowerings.op(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, check=_even)
@@ -174,6 +187,24 @@ def adaptive_average(w: Writer, call: Call) -> Value:
         int(n) // int(o) for n, o in zip(image_sizes(x.sizes)[1:3], image_sizes(call.sizes)[1:3], strict=True)
     ]
     return _pooled(w, call, "AVERAGE_POOL_2D", kernel, kernel, [(0, 0)] * 2, 0)
+
+
+def _even_values(node: fx.Node) -> str | None:
+    if any(user.args[1] != 0 for user in node.users):
+        return "its indices are used"
+    first = next(iter(node.users))
+    return _even_sizes(shape(node.args[0]), shape(first))
+
+
+@lowerings.op(aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default, check=_even_values)
+def adaptive_maximum(w: Writer, call: Call) -> tuple[Value]:
+    x = call.value("self")
+    out = shape(next(iter(call.node.users)))
+    sizes = image_sizes(out)
+    kernel = [int(n) // int(o) for n, o in zip(image_sizes(x.sizes)[1:3], sizes[1:3], strict=True)]
+    made = pooled_image(w, image(w, x), "MAX_POOL_2D", kernel, kernel, [(0, 0)] * 2, 0, sizes)
+    form = channels_last(x.rank)
+    return (held(reshape(w, made, in_form(out, form), call.name), out, form),)
 
 
 def _reduction(node: fx.Node) -> str | None:
@@ -238,9 +269,8 @@ def _pad(node: fx.Node) -> str | None:
     if not all(isinstance(side, int) for side in args["pad"]):
         return "a pad is symbolic"
     mode = args.get("mode", "constant")
-    if mode not in ("constant", "reflect"):
-        return f"no kernel for mode {mode}"
-    return "a pad is negative" if mode == "reflect" and any(side < 0 for side in args["pad"]) else None
+    negative = any(side < 0 for side in args["pad"])
+    return "a pad is negative" if mode != "constant" and negative else None
 
 
 @lowerings.op(aten.pad.default, aten.constant_pad_nd.default, check=_pad)
@@ -254,12 +284,46 @@ def pad(w: Writer, call: Call) -> Value:
         tensor = _cut(w, tensor, [sides[axis] for axis in form])
         sides = [(max(front, 0), max(back, 0)) for front, back in sides]
     ordered = [sides[axis] for axis in form]
-    if call.args.get("mode", "constant") == "reflect":
+    mode = call.args.get("mode", "constant")
+    if mode in ("replicate", "circular"):
+        for place, (front, back) in enumerate(ordered):
+            tensor = _extended(w, tensor, place, front, back, mode == "circular")
+        return call.result(tensor, form)
+    if mode == "reflect":
         table = w.constant(torch.tensor(ordered, dtype=torch.int32))
         return call.result(w.op("MIRROR_PAD", [tensor, table], in_form(call.sizes, form), call.name), form)
     value = call.args.get("value") or 0.0
     number = pad_value(value, call.qparams) if call.qparams is not None else value
     return call.result(filled(w, tensor, ordered, number, call.name), form)
+
+
+def _extended(w: Writer, tensor: Tensor, place: int, front: int, back: int, circular: bool) -> Tensor:
+    """One axis with copies of its first and last entry around it, or with its other end."""
+    if not (front or back):
+        return tensor
+    size = int(tensor.shape[place])
+    before, after = (0, 1, front), (size - 1, size, back)
+    if circular:
+        before, after = (size - front, size, 1), (0, back, 1)
+    whole = [_piece(w, tensor, place, *before)] if front else []
+    whole += [tensor, _piece(w, tensor, place, *after)] if back else [tensor]
+    sizes = list(tensor.shape)
+    sizes[place] = size + front + back
+    return w.op("CONCATENATION", whole, sizes, axis=place)
+
+
+def _piece(w: Writer, tensor: Tensor, place: int, start: int, end: int, times: int) -> Tensor:
+    vectors = [[fill] * tensor.rank for fill in (0, 0, 1, 1)]
+    vectors[0][place], vectors[1][place], vectors[3][place] = start, end, times
+    mask = sum(1 << other for other in range(tensor.rank) if other != place)
+    sizes = list(tensor.shape)
+    sizes[place] = end - start
+    bounds = [w.ints(vector) for vector in vectors[:3]]
+    made = w.op("STRIDED_SLICE", [tensor, *bounds], sizes, beginMask=mask, endMask=mask)
+    if times == 1:
+        return made
+    sizes[place] = (end - start) * times
+    return w.op("TILE", [made, w.ints(vectors[3])], sizes)
 
 
 def _cut(w: Writer, tensor: Tensor, sides: Sequence[tuple[int, int]]) -> Tensor:

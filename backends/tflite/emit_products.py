@@ -1,9 +1,9 @@
 """Lowerings of convolutions, transposed convolutions, linear and matrix products.
 
 One-dimensional convolutions are two-dimensional ones of height 1. A transposed convolution is a convolution whose
-output channels are the stride's phases, rearranged and cropped (Shi et al., *Is the deconvolution layer the same as
-a convolutional layer?* (2016)): the sums are the same, no output shape has to be computed at run time, and groups
-are dense weights with zeros.
+output channels are the stride's phases, rearranged and cropped (Shi et al., *Is the deconvolution layer the same
+as a convolutional layer?* (2016)): the sums are the same, no output shape has to be computed at run time, and
+groups are dense weights with zeros.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...compiler.ir.sizes import shape
 from ...compiler.quant.qparams import QParams
 from .arithmetic import bias_scale, integer_bias
 from .table import Call, lowerings
-from .values import Value, aligned, channels_last, held, in_form, natural, read, reshape, same_memory
+from .values import Value, aligned, channels_last, in_form, natural, read, reshape, same_memory
 from .writer import Size, Tensor, Writer
 
 SAME, VALID = 0, 1
@@ -87,13 +87,15 @@ def _static_space(node: fx.Node) -> str | None:
     return None if all(isinstance(size, int) for size in sizes) else "a spatial axis has a symbolic size"
 
 
-def _conv(node: fx.Node) -> str | None:
+def convolution_reason(node: fx.Node) -> str | None:
     if (reason := _constant_weight(node) or _static_space(node)) is not None:
         return reason
     return "the input has no batch axis" if len(shape(node.args[0])) != len(shape(node.args[1])) else None
 
 
-@lowerings.op(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, check=_conv)
+@lowerings.op(
+    aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, check=convolution_reason
+)
 def conv(w: Writer, call: Call) -> Value:
     found, spatial = weights_of(call), call.value("input").rank - 2
     weight = found.weight if spatial == 2 else found.weight.unsqueeze(2)
@@ -180,8 +182,8 @@ def padded(
 ) -> tuple[Tensor, int]:
     """The image with the zeros that windows of `reach` need, and the operator's own padding.
 
-    TFLite's SAME puts the smaller half in front; other paddings are a Pad of their own, which XNNPACK folds into the
-    convolution.
+    TFLite's SAME puts the smaller half in front; other paddings are a Pad of their own, which XNNPACK folds into
+    the convolution.
     """
     inner = [int(size) for size in source.shape[1:3]]
     total = [(o - 1) * s + r - n for n, o, s, r in zip(inner, out, stride, reach, strict=True)]
@@ -200,55 +202,7 @@ def padded(
     return w.op("PAD", [source, w.constant(table)], sizes, name, qparams=source.qparams), VALID
 
 
-def _conv3d(node: fx.Node) -> str | None:
-    return _conv(node)
-
-
-@lowerings.op(aten.conv3d.default, aten.conv3d.padding, check=_conv3d)
-def conv3d(w: Writer, call: Call) -> Value:
-    """Float only. Groups are convolutions of their own; the padding is a Pad."""
-    found, x, groups = weights_of(call), call.value("input"), call.args["groups"]
-    dilation, stride = spread(call.args["dilation"], 3), spread(call.args["stride"], 3)
-    lead = [0] * 3 if call.args["padding"] == "valid" else [
-        d * (k - 1) // 2 for k, d in zip(found.weight.shape[2:], dilation, strict=True)
-    ] if call.args["padding"] == "same" else spread(call.args["padding"], 3)  # fmt: skip
-    form = channels_last(5)
-    source, out = read(w, x, form), [int(size) for size in call.sizes[2:]]
-    reach = [(k - 1) * d + 1 for k, d in zip(found.weight.shape[2:], dilation, strict=True)]
-    sides = [
-        (p, max((o - 1) * s + r - int(n) - p, 0))
-        for n, o, s, r, p in zip(x.sizes[2:], out, stride, reach, lead, strict=True)
-    ]
-    if any(sum(side) for side in sides):
-        table = torch.tensor([(0, 0), *sides, (0, 0)], dtype=torch.int32)
-        sizes = [size + sum(side) for size, side in zip(source.shape[1:4], sides, strict=True)]  # type: ignore[operator, arg-type]
-        source = w.op("PAD", [source, w.constant(table)], (source.shape[0], *sizes, source.shape[4]))
-    options = {"padding": VALID} | {f"stride{a}": s for a, s in zip("DHW", stride, strict=True)}
-    options |= {f"dilation{a}Factor": d for a, d in zip("DHW", dilation, strict=True)}
-    taken, given = found.weight.shape[1], found.weight.shape[0] // groups
-    parts = []
-    for group in range(groups):
-        rows = slice(group * given, (group + 1) * given)
-        weight = found.weight[rows].permute(2, 3, 4, 1, 0)
-        part = source if groups == 1 else channel_slice(w, source, group * taken, taken)
-        operands = [part, w.constant(weight), w.constant(found.bias[rows])]
-        parts.append(w.op("CONV_3D", operands, (source.shape[0], *out, given), **options))
-    if groups > 1:
-        parts = [w.op("CONCATENATION", parts, in_form(call.sizes, form), call.name, axis=4)]
-    return call.result(parts[0], form)
-
-
-def channel_slice(w: Writer, source: Tensor, start: int, count: int) -> Tensor:
-    """`count` entries of the last axis."""
-    rank, last = source.rank, source.rank - 1
-    begin, end = [0] * last + [start], [0] * last + [start + count]
-    operands = [source, w.ints(begin), w.ints(end), w.ints([1] * rank)]
-    mask = (1 << last) - 1
-    sizes = (*source.shape[:last], count)
-    return w.op("STRIDED_SLICE", operands, sizes, qparams=source.qparams, beginMask=mask, endMask=mask)
-
-
-@lowerings.op(aten.conv_transpose1d.default, aten.conv_transpose2d.input, check=_conv)
+@lowerings.op(aten.conv_transpose1d.default, aten.conv_transpose2d.input, check=convolution_reason)
 def conv_transpose(w: Writer, call: Call) -> Value:
     found, x = weights_of(call), call.value("input")
     spatial = x.rank - 2
@@ -405,8 +359,3 @@ def spread(value: int | Sequence[int], axes: int) -> list[int]:
     """One number for each spatial axis."""
     values = [value] if isinstance(value, int) else list(value)
     return values * axes if len(values) == 1 else values
-
-
-def as_value(w: Writer, tensor: Tensor) -> Value:
-    """A tensor in torch's order as a value."""
-    return held(tensor, tensor.shape)

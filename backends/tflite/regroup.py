@@ -38,8 +38,8 @@ def axis_groups(old: Sequence[Size], new: Sequence[Size]) -> list[Group] | None:
 
 
 def regrouped_form(old: Sequence[Size], new: Sequence[Size], form: Form) -> Form | None:
-    """The form that a tensor stored in `form` has after a reshape from `old` to `new` sizes; None where the numbers
-    would have to move."""
+    """The form that a tensor stored in `form` has after a reshape from `old` to `new` sizes; None where the
+    numbers would have to move."""
     groups = axis_groups(old, new)
     if groups is None:
         return None
