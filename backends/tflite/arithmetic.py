@@ -8,7 +8,7 @@ Settled against LiteRT 2.3 on x86-64 VNNI, activations int8 affine [-128, 127], 
 * ADD, SUB: fixed point. With r = s / s_y and 2**-k the largest power of two at or above which the larger r lies,
   multipliers are rint(r * 2**(20 + k)), halves of the sum round up.
 * MUL: `rint(f32(a' * b') * f32(f32(s_a * s_b) / s_y)) + z_y`.
-* MEAN: the same of the sum, with multiplier f32(s_x / s_y) / count.
+* MEAN: `rint(f32(sum) * (f32(s_x / s_y) / count) + z_y)`: the zero point is added before rounding.
 * QUANTIZE: `rint(x * f32(1 / s)) + z`.
 * LOGISTIC, TANH: a table of 256 entries through float32; GELU too, in TFLite's own kernel.
 * LEAKY_RELU: fixed point with multipliers rint(256 * r), halves up.
@@ -131,7 +131,8 @@ def mean(call: KernelCall) -> Tensor:
     count = torch.tensor(float(math.prod(x.shape[axis] for axis in axes)))
     total = x.sum(axes, keepdim=attrs.get("keepdim", True), dtype=torch.int64)
     multiplier = call.in_qparams[0].scale_tensor() / call.out_qparams.scale_tensor() / count
-    return _round(call, total.float() * multiplier)
+    scaled = torch.round(total.float() * multiplier + call.out_qparams.zero_point[0])
+    return scaled.clamp(*call.clamp).to(call.out_qparams.dtype)
 
 
 def average_pool(call: KernelCall) -> Tensor:

@@ -1,8 +1,8 @@
 """Values and the orders in which their axes are stored.
 
 A graph value has its axes in torch's order, channels first. A tensor holds it in some *form*: axis `i` of the
-tensor is axis `form[i]` of the value. Kernels of images want channels last, most other ops take any form, so that a
-value is turned only where a reader cannot take the form that there is: a permutation in the graph costs nothing
+tensor is axis `form[i]` of the value. Kernels of images want channels last, most other ops take any form, so that
+a value is turned only where a reader cannot take the form that there is: a permutation in the graph costs nothing
 until then, and moving an axis of size 1 is a reshape.
 """
 
