@@ -141,14 +141,15 @@ def test_linear_is_exact(size: tuple[int, ...], extreme: bool, tmp_path: Path) -
     assert_equal(deployed(build, [(x, x_qp)], tmp_path), expected)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_matmul_is_exact(seed: int, tmp_path: Path) -> None:
-    a, b = integers(seed, (2, 7, 19)), integers(seed + 50, (2, 19, 9))
-    a_qp, b_qp, y_qp = int8(0.0312, -7), int8(0.0171, 11), int8(0.2 + seed * 0.031, 3)
+@pytest.mark.parametrize("zeros", [(-7, 11), (-7, 0), (0, 11), (0, 0)], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_matmul_is_exact(seed: int, zeros: tuple[int, int], tmp_path: Path) -> None:
+    a, b = integers(seed, (2, 77, 19)), integers(seed + 50, (2, 19, 90))
+    a_qp, b_qp, y_qp = int8(0.0312, zeros[0]), int8(0.0171, zeros[1]), int8(0.05 + seed * 0.031, 3)
     expected = arithmetic.matmul(call([a, b], [a_qp, b_qp], y_qp))
 
     def build(w: Writer, left: Stored, right: Stored) -> Stored:
-        return w.op("BATCH_MATMUL", [left, right], (2, 7, 9), qparams=y_qp)
+        return w.op("BATCH_MATMUL", [left, right], (2, 77, 90), qparams=y_qp)
 
     assert_equal(deployed(build, [(a, a_qp), (b, b_qp)], tmp_path), expected)
 
@@ -258,7 +259,7 @@ def test_softmax_is_within_one(scale: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scales", [(0.0312, 0.0171), (0.5, 0.25), (1.0, 1.0), (1.0, 2.0), (0.01, 0.3)], ids=str)
-@pytest.mark.parametrize("size", [(2, 8, 12, 20), (1, 7, 7, 33), (3, 1, 1, 5), (1, 3, 5, 16), (8, 2, 3, 64)], ids=str)
+@pytest.mark.parametrize("size", [(2, 8, 12, 20), (1, 7, 7, 33), (3, 1, 1, 5), (8, 2, 3, 64)], ids=str)
 def test_mean_is_exact(size: tuple[int, ...], scales: tuple[float, float], tmp_path: Path) -> None:
     x, x_qp, y_qp = integers(5, size), int8(scales[0], -7), int8(scales[1], 11)
     found = deployed(
