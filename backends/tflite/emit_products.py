@@ -292,13 +292,17 @@ def _cropped(w: Writer, wide: Tensor, lead: Sequence[int], out: Sequence[int]) -
 
 
 def _linear(node: fx.Node) -> str | None:
-    return _constant_weight(node) or ("the input is a vector" if len(shape(node.args[0])) < 2 else None)
+    return "the input is a vector" if len(shape(node.args[0])) < 2 else None
 
 
 @lowerings.op(aten.linear.default, check=_linear)
 def linear(w: Writer, call: Call) -> Value:
     """Behind a flattened image the weight's columns follow the image's own order of axes."""
-    found, x = weights_of(call), call.value("input")
+    x = call.value("input")
+    if call.step is None and any(_is_computed(call.args[key]) for key in ("weight", "bias")):
+        operands = [read(w, value) for value in call.args.values() if isinstance(value, Value)]
+        return call.result(w.op("FULLY_CONNECTED", operands, call.sizes, call.name, keepNumDims=x.rank > 2))
+    found = weights_of(call)
     weight, source = found.weight, x.flattened
     if source is not None and not x.forms and same_memory(source) is None and source.preferred()[0] == 0:
         form = source.preferred()
@@ -312,6 +316,10 @@ def linear(w: Writer, call: Call) -> Value:
     options = {"keepNumDims": keep, "fusedActivationFunction": call.activation}
     made = w.op("FULLY_CONNECTED", operands, call.sizes, call.name, qparams=call.qparams, **options)
     return call.result(made)
+
+
+def _is_computed(value: object) -> bool:
+    return isinstance(value, Value) and value.stored is None
 
 
 def _matrices(node: fx.Node) -> str | None:

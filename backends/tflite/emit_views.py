@@ -171,24 +171,24 @@ def permuted(w: Writer, x: Value, axes: Sequence[int], sizes: Sequence[Size]) ->
     return Value(tuple(sizes), x.dtype, x.qparams, x.name, forms)
 
 
-@lowerings.op(
-    aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, check=_one_unknown
-)
+@lowerings.op(aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 def resized(w: Writer, call: Call) -> Value:
-    x = call.value("self")
+    """A reshape; where several sizes are symbolic, an operator that names the axes instead."""
+    x, sizes = call.value("self"), call.sizes
     if x.stored is not None:
-        return constant_value(x.stored.reshape([int(size) for size in call.sizes]), call.name, x.qparams)
-    source = same_memory(x)
-    if sum(not isinstance(size, int) for size in call.sizes) > 1:
-        return held(_reshaped_by_sizes(w, call, _sizes_after(w, call)), call.sizes)
-    return held(reshape(w, read(w, x) if source is None else source, call.sizes, call.name), call.sizes)
-
-
-def _sizes_after(w: Writer, call: Call) -> list[Any]:
-    """Sizes with the symbolic ones read from the input, in order."""
-    x = call.value("self")
-    symbolic = iter([axis for axis, size in enumerate(x.sizes) if not isinstance(size, int)])
-    return [size if isinstance(size, int) else _size_like(w, x, next(symbolic)) for size in call.sizes]
+        return constant_value(x.stored.reshape([int(size) for size in sizes]), call.name, x.qparams)
+    if sum(not isinstance(size, int) for size in sizes) <= 1:
+        source = same_memory(x)
+        return held(reshape(w, read(w, x) if source is None else source, sizes, call.name), sizes)
+    tensor = read(w, x)
+    if len(sizes) > x.rank:
+        axis = w.ints([call.args["dim"] % len(sizes)])
+        return held(w.op("EXPAND_DIMS", [tensor, axis], sizes, call.name, qparams=tensor.qparams), sizes)
+    given = call.args.get("dim", list(range(x.rank)))
+    axes = [axis % x.rank for axis in ([given] if isinstance(given, int) else given)]
+    gone = [axis for axis in axes if x.sizes[axis] == 1]
+    made = w.op("SQUEEZE", [tensor], sizes, call.name, qparams=tensor.qparams, squeezeDims=gone)
+    return held(made, sizes)
 
 
 def _static_bounds(node: fx.Node) -> str | None:
@@ -210,6 +210,9 @@ def sliced(
     """Elements `start`, `start + step`, … before `end` of one axis, in whatever form there is."""
     if tuple(sizes) == x.sizes:
         return x
+    if x.stored is not None:
+        stored = torch.ops.aten.slice.Tensor(x.stored, axis, start, end, step)
+        return constant_value(stored, name or x.name, x.qparams)
     form = x.preferred()
     tensor = read(w, x, form)
     place = form.index(axis)
@@ -243,10 +246,16 @@ def selected(w: Writer, x: Value, dim: int, index: int, name: str) -> Value:
     position = index + size if index < 0 and isinstance(size, int) else index
     sizes = (*x.sizes[:axis], 1, *x.sizes[axis + 1 :])
     one = sliced(w, x, axis, position, position + 1, 1, sizes, None)
+    if one.stored is not None:
+        return constant_value(one.stored.squeeze(axis), name, x.qparams)
     form = one.preferred()
     left = tuple(place - (place > axis) for place in form if place != axis)
     after = (*x.sizes[:axis], *x.sizes[axis + 1 :])
-    return held(reshape(w, read(w, one, form), in_form(after, left), name), after, left)
+    wanted, tensor = in_form(after, left), read(w, one, form)
+    if sum(not isinstance(size, int) for size in wanted) <= 1:
+        return held(reshape(w, tensor, wanted, name), after, left)
+    gone = [form.index(axis)]
+    return held(w.op("SQUEEZE", [tensor], wanted, name, qparams=tensor.qparams, squeezeDims=gone), after, left)
 
 
 def _tiled_sizes(node: fx.Node) -> str | None:
