@@ -300,7 +300,8 @@ def softmax(w: Writer, call: Call) -> Value:
     if form[-1] != axis:
         form = (*(place for place in range(x.rank) if place != axis), axis)
     tensor = read(w, x, form)
-    code, options = ("LOG_SOFTMAX", {}) if log else ("SOFTMAX", {"beta": 1.0})
+    code = "LOG_SOFTMAX" if log else "SOFTMAX"
+    options: dict[str, Any] = {} if log else {"beta": 1.0}
     made = w.op(code, [tensor], tensor.shape, call.name, qparams=call.qparams, **options)
     return call.result(made, form)
 

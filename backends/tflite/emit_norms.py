@@ -49,9 +49,10 @@ def batch_norm(w: Writer, call: Call) -> Value:
     mean, variance = call.stored("running_mean"), call.stored("running_var")
     assert mean is not None
     assert variance is not None
+    weight, bias = call.stored("weight"), call.stored("bias")
     gain = torch.rsqrt(variance + call.args["eps"])
-    gain = gain if call.stored("weight") is None else gain * call.stored("weight")
-    shift = -mean * gain if call.stored("bias") is None else call.stored("bias") - mean * gain
+    gain = gain if weight is None else gain * weight
+    shift = -mean * gain if bias is None else bias - mean * gain
     x = call.value("input")
     form, tensor = x.preferred(), read(w, x, x.preferred())
     sizes = [1, -1, *[1] * (x.rank - 2)]

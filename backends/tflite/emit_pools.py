@@ -135,7 +135,12 @@ def pooled_image(
             padding = SAME
         else:
             source = filled(w, source, [(0, 0), *pads, (0, 0)], filler)
-    options = {"strideH": stride[0], "strideW": stride[1], "filterHeight": kernel[0], "filterWidth": kernel[1]}
+    options: dict[str, Any] = {
+        "strideH": stride[0],
+        "strideW": stride[1],
+        "filterHeight": kernel[0],
+        "filterWidth": kernel[1],
+    }
     return w.op(code, [source], sizes, name, qparams=qparams, padding=padding, **options)
 
 

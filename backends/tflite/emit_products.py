@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -157,7 +158,7 @@ def convolved(
     channels = int(source.shape[3])
     depthwise = weight.shape[1] == 1 and channels > 1
     layout = weight.permute(1, 2, 3, 0) if depthwise else weight.permute(0, 2, 3, 1)
-    options = {
+    options: dict[str, Any] = {
         "padding": padding,
         "strideH": stride[0],
         "strideW": stride[1],
@@ -313,7 +314,7 @@ def linear(w: Writer, call: Call) -> Value:
         rows = read(w, x)
     operands = [rows, *found.stored(w, weight.contiguous(), 0, call.node.name)]
     keep = len(call.sizes) > 2
-    options = {"keepNumDims": keep, "fusedActivationFunction": call.activation}
+    options: dict[str, Any] = {"keepNumDims": keep, "fusedActivationFunction": call.activation}
     made = w.op("FULLY_CONNECTED", operands, call.sizes, call.name, qparams=call.qparams, **options)
     return call.result(made)
 
@@ -335,7 +336,7 @@ def matmul(w: Writer, call: Call) -> Value:
         adjoint = value is right and value.stored is None and value.preferred() == swapped
         turned.append(adjoint)
         tensors.append(read(w, value, swapped) if adjoint else _matrix(w, value))
-    options = {"adjX": turned[0], "adjY": turned[1]}
+    options: dict[str, Any] = {"adjX": turned[0], "adjY": turned[1]}
     made = w.op("BATCH_MATMUL", tensors, call.sizes, call.name, qparams=call.qparams, **options)
     return call.result(made)
 

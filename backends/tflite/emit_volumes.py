@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -27,7 +28,9 @@ def conv3d(w: Writer, call: Call) -> Value:
     reach = [(k - 1) * d + 1 for k, d in zip(found.weight.shape[2:], dilation, strict=True)]
     lead = _lead(call.args["padding"], reach)
     source = _padded(w, read(w, call.value("input"), form), lead, out, stride, reach)
-    options = {"padding": VALID} | {f"stride{axis}": step for axis, step in zip("DHW", stride, strict=True)}
+    options: dict[str, Any] = {"padding": VALID} | {
+        f"stride{axis}": step for axis, step in zip("DHW", stride, strict=True)
+    }
     options |= {f"dilation{axis}Factor": step for axis, step in zip("DHW", dilation, strict=True)}
     taken, given = found.weight.shape[1], found.weight.shape[0] // groups
     parts = []

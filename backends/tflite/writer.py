@@ -27,7 +27,7 @@ DTYPES = {
     torch.int8: "INT8",
     torch.bool: "BOOL",
 }
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
+_NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
 _NUMPY |= {torch.int32: np.int32, torch.int8: np.int8, torch.bool: np.bool_}
 
 # The op's version where it is not 1, as TFLite's version table counts: (float, int8).
