@@ -16,6 +16,7 @@ _WHERE = {
     "onnx": "fxedge.backends.onnx:backend",
     "tensorrt": "fxedge.backends.tensorrt:backend",
     "openvino": "fxedge.backends.openvino:backend",
+    "tflite": "fxedge.backends.tflite:backend",
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ def test_plan_and_artifact(model: str, target: str, golden: Callable[[str, str],
     again = tmp_path / f"again_{backend.artifact}"
     backend.emit(lowered.program, again)
     assert path.read_bytes() == again.read_bytes()
-    structure = _onnx_text(path) if path.suffix == ".onnx" else _torchscript_text(path)
+    texts = {".onnx": _onnx_text, ".tflite": _tflite_text}
+    structure = texts.get(path.suffix, _torchscript_text)(path)
     golden(f"{model}.{target}.txt", f"{plan.format()}\n\n{structure}\n")
 
 
@@ -71,3 +73,26 @@ def _torchscript_text(path: Path) -> str:
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if "/code/" in name and name.endswith(".py"))
         return "\n".join(archive.read(name).decode() for name in names)
+
+
+def _tflite_text(path: Path) -> str:
+    """One line for each operator, then one for each stored tensor."""
+    s = import_module("ai_edge_litert.schema_py_generated")
+    model = s.ModelT.InitFromPackedBuf(path.read_bytes())
+    graph, codes = model.subgraphs[0], {v: k for k, v in vars(s.BuiltinOperator).items() if isinstance(v, int)}
+    names = [tensor.name.decode() for tensor in graph.tensors]
+    lines = []
+    for op in graph.operators:
+        code = codes[model.operatorCodes[op.opcodeIndex].builtinCode]
+        reads, writes = ([names[i] for i in indices] for indices in (op.inputs, op.outputs))
+        shapes = [list(map(int, graph.tensors[i].shape)) for i in op.outputs]
+        lines.append(f"{', '.join(writes)} = {code}({', '.join(reads)}){_options(op.builtinOptions)} {shapes[0]}")
+    for tensor in graph.tensors:
+        if (data := model.buffers[tensor.buffer].data) is not None and len(data):
+            lines.append(f"{tensor.name.decode()}: {list(map(int, tensor.shape))}, {len(data)} bytes")
+    return "\n".join(lines)
+
+
+def _options(options: object) -> str:
+    values = {} if options is None else {k: v for k, v in vars(options).items() if isinstance(v, int) and v}
+    return f" {values}" if values else ""

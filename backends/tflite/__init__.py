@@ -1,0 +1,5 @@
+"""TFLite flatbuffers for LiteRT."""
+
+from .backend import backend
+
+__all__ = ["backend"]

@@ -1,0 +1,207 @@
+"""Which aten ops LiteRT runs on int8, with which kernel, and when not.
+
+Ops without a row run in float between quantized neighbours. CONCATENATION demands equal parameters of all its
+inputs; pools, views, pads and clamps that stand alone keep theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from ...compiler.ir.clamps import unusable_bounds
+from ...compiler.ir.ops import aten, bound_args
+from ...compiler.ir.sizes import ShapeUnknown, shape
+from ...compiler.quant.arithmetic import move, piece, reshape, unchanged
+from ...compiler.quant.qparams import QSpec
+from ...compiler.quant.target import OpRule, TargetSpec
+from . import arithmetic
+from .emit_pools import plain_average, whole_factors
+from .table import lowerings
+
+INT8 = QSpec(-128, 127, torch.int8)
+WEIGHT = QSpec(-127, 127, torch.int8, symmetric=True, per_channel=True)
+
+_CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.clamp.Tensor})
+
+_Check = Callable[[fx.Node], "str | None"]
+
+
+def _checked(target: OpOverload, check: _Check | None) -> _Check:
+    """What the emitter refuses, then `check`; an unknown shape is a reason too."""
+
+    def reason(node: fx.Node) -> str | None:
+        try:
+            found = lowerings.reason(node)
+            return found if found is not None or check is None else check(node)
+        except ShapeUnknown as error:
+            return str(error)
+
+    return reason
+
+
+def _plain_sum(node: fx.Node) -> str | None:
+    args = bound_args(node)
+    if not isinstance(args["other"], fx.Node):
+        return "the other operand is a number"
+    return None if args["alpha"] == 1 else "alpha is not 1"
+
+
+def _two_tensors(node: fx.Node) -> str | None:
+    return None if isinstance(bound_args(node)["other"], fx.Node) else "the other operand is a number"
+
+
+def _one_output(node: fx.Node) -> str | None:
+    size = bound_args(node)["output_size"]
+    return None if set(size if isinstance(size, (list, tuple)) else [size]) == {1} else "output size is not 1"
+
+
+def _plain_mean(node: fx.Node) -> str | None:
+    args = bound_args(node)
+    if args["dtype"] is not None:
+        return "the mean changes the dtype"
+    return None if args["dim"] else "the mean is over every axis"
+
+
+def _constant_pad(node: fx.Node) -> str | None:
+    args = bound_args(node)
+    if args.get("mode", "constant") != "constant":
+        return f"no integer kernel for mode {args['mode']}"
+    whole = all(isinstance(side, int) and side >= 0 for side in args["pad"])
+    return None if whole else "a pad is negative or symbolic"
+
+
+def _one_unknown(node: fx.Node) -> str | None:
+    unknown = sum(not isinstance(size, int) for size in shape(node))
+    return "more than one size is unknown" if unknown > 1 else None
+
+
+def _static(node: fx.Node) -> str | None:
+    symbolic = any(isinstance(value, fx.Node) for value in list(node.args)[1:])
+    return "a bound is symbolic" if symbolic else None
+
+
+def _last_axis(node: fx.Node) -> str | None:
+    rank = len(shape(node.args[0]))
+    return None if bound_args(node)["dim"] % rank == rank - 1 else "the softmax is not over the last axis"
+
+
+def _products() -> dict[OpOverload, OpRule]:
+    rows = {
+        aten.conv1d.default: OpRule(arithmetic.conv, fuses=_CLAMPS),
+        aten.conv2d.default: OpRule(arithmetic.conv, fuses=_CLAMPS),
+        aten.conv_transpose1d.default: OpRule(arithmetic.conv_transpose, fuses=_CLAMPS),
+        aten.conv_transpose2d.input: OpRule(arithmetic.conv_transpose, fuses=_CLAMPS),
+        aten.linear.default: OpRule(arithmetic.linear, fuses=_CLAMPS),
+        aten.matmul.default: OpRule(arithmetic.matmul, fuses=_CLAMPS),
+        aten.bmm.default: OpRule(arithmetic.matmul, fuses=_CLAMPS),
+        aten.mm.default: OpRule(arithmetic.matmul, fuses=_CLAMPS),
+    }
+    sums = {
+        aten.add.Tensor: (OpRule(arithmetic.add, fuses=_CLAMPS), _plain_sum),
+        aten.sub.Tensor: (OpRule(arithmetic.sub, fuses=_CLAMPS), _plain_sum),
+        aten.mul.Tensor: (OpRule(arithmetic.mul, fuses=_CLAMPS), _two_tensors),
+        aten.cat.default: (OpRule(arithmetic.concat, shared=True), None),
+    }
+    return {op: _with(op, rule) for op, rule in rows.items()} | {
+        op: _with(op, rule, check) for op, (rule, check) in sums.items()
+    }
+
+
+def _elementwise() -> dict[OpOverload, OpRule]:
+    clamp = OpRule(arithmetic.clamp, shared=True)
+    rows: dict[OpOverload, tuple[OpRule, _Check | None]] = {
+        aten.relu.default: (clamp, None),
+        aten.hardtanh.default: (clamp, None),
+        aten.clamp.default: (clamp, None),
+        aten.clamp.Tensor: (OpRule(unchanged, shared=True), unusable_bounds),
+        aten.leaky_relu.default: (OpRule(arithmetic.leaky_relu), None),
+        aten.hardswish.default: (OpRule(arithmetic.hardswish), None),
+        aten.hardsigmoid.default: (OpRule(arithmetic.hardsigmoid, fixed=arithmetic.GATE), None),
+        aten.sigmoid.default: (
+            OpRule(arithmetic.elementwise(torch.sigmoid), tolerance=1, fixed=arithmetic.PROBABILITY), None),
+        aten.tanh.default: (OpRule(arithmetic.elementwise(torch.tanh), tolerance=1, fixed=arithmetic.TANH), None),
+        aten.silu.default: (OpRule(arithmetic.silu, tolerance=1), None),
+        aten.gelu.default: (OpRule(arithmetic.gelu, tolerance=1), None),
+        aten.softmax.int: (OpRule(arithmetic.softmax, tolerance=1, fixed=arithmetic.PROBABILITY), _last_axis),
+    }  # fmt: skip
+    return {op: _with(op, rule, check) for op, (rule, check) in rows.items()}
+
+
+def _pools() -> dict[OpOverload, OpRule]:
+    average = OpRule(arithmetic.average_pool, shared=True)
+    over_space = OpRule(arithmetic.mean, fuses=_CLAMPS)
+    largest = OpRule(arithmetic.max_pool, shared=True)
+    nearest = OpRule(arithmetic.upsample_nearest, shared=True)
+    padding = OpRule(arithmetic.pad, shared=True)
+    rows: dict[OpOverload, tuple[OpRule, _Check | None]] = {
+        aten.avg_pool1d.default: (average, plain_average),
+        aten.avg_pool2d.default: (average, plain_average),
+        aten.adaptive_avg_pool1d.default: (over_space, _one_output),
+        aten.adaptive_avg_pool2d.default: (over_space, _one_output),
+        aten.mean.dim: (over_space, _plain_mean),
+        aten.max_pool1d.default: (largest, None),
+        aten.max_pool2d.default: (largest, None),
+        aten.upsample_nearest1d.vec: (nearest, whole_factors),
+        aten.upsample_nearest2d.vec: (nearest, whole_factors),
+        aten.pad.default: (padding, _constant_pad),
+        aten.constant_pad_nd.default: (padding, _constant_pad),
+    }
+    return {op: _with(op, rule, check) for op, (rule, check) in rows.items()}
+
+
+def _views() -> dict[OpOverload, OpRule]:
+    def moved(op: Any) -> OpRule:
+        return OpRule(move(op), shared=True)
+
+    def pieces(op: Any) -> OpRule:
+        return OpRule(piece(op), shared=True)
+
+    reshaped = OpRule(reshape, shared=True)
+    rows: dict[OpOverload, tuple[OpRule, _Check | None]] = {
+        aten.view.default: (reshaped, _one_unknown),
+        aten.reshape.default: (reshaped, _one_unknown),
+        aten.flatten.using_ints: (moved(aten.flatten.using_ints), _one_unknown),
+        aten.unflatten.int: (moved(aten.unflatten.int), _one_unknown),
+        aten.permute.default: (moved(aten.permute.default), None),
+        aten.transpose.int: (moved(aten.transpose.int), None),
+        aten.unsqueeze.default: (moved(aten.unsqueeze.default), _one_unknown),
+        aten.squeeze.dim: (moved(aten.squeeze.dim), _one_unknown),
+        aten.squeeze.dims: (moved(aten.squeeze.dims), _one_unknown),
+        aten.slice.Tensor: (moved(aten.slice.Tensor), _static),
+        aten.select.int: (moved(aten.select.int), _static),
+        aten.contiguous.default: (moved(aten.contiguous.default), None),
+        aten.pixel_shuffle.default: (moved(aten.pixel_shuffle.default), _one_unknown),
+        aten.split.Tensor: (pieces(aten.split.Tensor), None),
+        aten.split_with_sizes.default: (pieces(aten.split_with_sizes.default), None),
+        aten.chunk.default: (pieces(aten.chunk.default), None),
+    }
+    return {op: _with(op, rule, check) for op, (rule, check) in rows.items()}
+
+
+def _with(op: OpOverload, rule: OpRule, check: _Check | None = None) -> OpRule:
+    return dataclasses.replace(rule, check=_checked(op, check))
+
+
+_OPS: Mapping[OpOverload, OpRule] = {**_products(), **_elementwise(), **_pools(), **_views()}
+
+TFLITE = TargetSpec(
+    name="tflite",
+    activation=INT8,
+    weight=WEIGHT,
+    bias="int32",
+    ops=_OPS,
+    quantize=arithmetic.quantize,
+    isa=("vnni",),
+    saturation={"avx2": None, "vnni": None, "neon": None},
+    channel_clamp="slow",
+    notes=(
+        "The arithmetic is XNNPACK's; without the delegate TFLite's own kernels round otherwise (1 LSB).",
+        "Inputs and outputs keep the model's axis order; one transpose at each border where it is channels first.",
+    ),
+)
