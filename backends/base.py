@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import fx
@@ -59,3 +59,10 @@ class Backend(Protocol):
     def unfused(self, program: Program, path: Path) -> tuple[str, ...]:
         """Ops planned as int8 that the runtime's own optimizer left in float; empty when all are fused."""
         ...
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A backend that has more to say of an artifact: what its runtime's own compiler made of it, and why."""
+
+    def notes(self, path: Path) -> tuple[str, ...]: ...

@@ -13,6 +13,7 @@ _WHERE = {
     "x86": "fxedge.backends.x86:backend",
     "onednn": "fxedge.backends.onednn:backend",
     "onnx": "fxedge.backends.onnx:backend",
+    "executorch": "fxedge.backends.executorch:backend",
 }
 
 
