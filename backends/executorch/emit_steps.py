@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .graph import Builder
 
 _NO_OPS = frozenset({aten.contiguous.default})
-_SPATIAL_MEANS = frozenset({aten.mean.dim, aten.adaptive_avg_pool2d.default})
+SPATIAL_MEANS = frozenset({aten.mean.dim, aten.adaptive_avg_pool2d.default})
 _RESHAPES = frozenset(
     {
         aten.view.default,
@@ -38,8 +38,10 @@ def integer_call(builder: Builder, step: IntegerStep) -> fx.Node:
     target = step.anchor.target
     if target in _NO_OPS:
         return builder.values[step.inputs[0]]
-    if target in _SPATIAL_MEANS:
+    if target in SPATIAL_MEANS:
         return _spatial_mean(builder, step)
+    if target is aten.slice.Tensor and is_strided(step.anchor):
+        return _strided(builder, step)
     if target in _RESHAPES:
         sizes = reshaped_sizes(step.anchor)
         return builder.quantize(builder.call(aten.view.default, builder.operand(step), sizes), step.out_qparams)
@@ -75,6 +77,27 @@ def bounded(builder: Builder, step: IntegerStep, value: fx.Node) -> fx.Node:
     if step.clamp == (qp.zero_point[0], qp.qmax):
         return builder.quantize(builder.call(aten.relu.default, value), qp)
     return builder.quantize(builder.call(aten.hardtanh.default, value, low, high), qp)
+
+
+def is_strided(node: fx.Node) -> bool:
+    """Whether a slice takes every nth row or column of an image of known size, from the first to the last."""
+    args, shape = bound_args(node), recorded_shape(node.args[0])
+    if shape is None or len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        return False
+    axis, end = args["dim"] % 4, args["end"]
+    whole = args["start"] in (None, 0) and (end is None or (isinstance(end, int) and end >= shape[axis]))
+    return axis >= 2 and isinstance(args["step"], int) and args["step"] > 1 and whole
+
+
+def _strided(builder: Builder, step: IntegerStep) -> fx.Node:
+    """A depthwise convolution of one tap, 1 of scale 1: XNNPACK slices in steps of 1 only."""
+    shape, args, qp = recorded_shape(step.anchor.args[0]), bound_args(step.anchor), step.in_qparams[0]
+    assert shape is not None
+    stride = [args["step"] if args["dim"] % 4 == axis else 1 for axis in (2, 3)]
+    ones = builder.store(torch.ones(shape[1], 1, 1, 1, dtype=torch.int8))
+    tap = builder.dequantize(ones, mean_weight(1))
+    picked = builder.call(aten.conv2d.default, builder.operand(step), tap, None, stride, [0, 0], [1, 1], shape[1])
+    return builder.quantize(picked, qp)
 
 
 def reshaped_sizes(node: fx.Node) -> list[Any] | None:

@@ -11,13 +11,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from torch import fx
+
 from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, aten
 from ...compiler.quant.program import FloatStep, IntegerStep, Program
 from . import libraries
+from .emit_steps import SPATIAL_MEANS, is_strided
 from .lower import DELEGATION
 
 _CONVS = ("XNNConv2d", "XNNDepthwiseConv2d")
-# What an aten op becomes in a delegate; a spatial mean of integers is a layer over the pixels.
+# What an aten op becomes in a delegate.
 _KINDS: Mapping[Any, tuple[str, ...]] = {
     **dict.fromkeys(CONV, _CONVS),
     **dict.fromkeys(CONV_TRANSPOSE, ("XNNConvTranspose2d",)),
@@ -38,13 +41,15 @@ class XnnOp:
 
 def delegated(path: Path) -> list[XnnOp]:
     """Every XNNPACK node of an artifact, delegate by delegate."""
-    return [op for payload in _payloads(path.read_bytes()) for op in _xnn_ops(_as_json(payload))]
+    with libraries.expected_warnings():
+        return [op for payload in _payloads(path.read_bytes()) for op in _xnn_ops(_as_json(payload))]
 
 
 def notes(path: Path) -> tuple[str, ...]:
     """What `lower` wrote into the program of how it was partitioned."""
     serialize = libraries.load("executorch.exir._serialize._program")
-    plans = serialize.deserialize_pte_binary(path.read_bytes()).program.execution_plan
+    with libraries.expected_warnings():
+        plans = serialize.deserialize_pte_binary(path.read_bytes()).program.execution_plan
     plan = next(plan for plan in plans if plan.name == DELEGATION)
     return tuple(plan.values[index].val.string_val for index in plan.outputs)
 
@@ -54,8 +59,9 @@ def unfused(program: Program, path: Path) -> tuple[str, ...]:
     found = delegated(path)
     missing: list[str] = []
     for kinds in dict.fromkeys(_KINDS.values()):
-        planned = [step.anchor.name for step in program.steps if _is_kind(step, kinds, IntegerStep)]
-        floats = sum(_is_kind(step, kinds, FloatStep) for step in program.steps)
+        steps = [step for step in program.steps if isinstance(step, IntegerStep)]
+        planned = [step.anchor.name for step in steps if _integer_kinds(step.anchor) == kinds]
+        floats = sum(isinstance(s, FloatStep) and _KINDS.get(s.node.target) == kinds for s in program.steps)
         ops = [op for op in found if op.kind in kinds]
         short = len(planned) - sum(op.integer for op in ops)
         if short > 0:
@@ -70,11 +76,13 @@ def _named(planned: list[str], floats: int, ops: list[XnnOp]) -> list[str]:
     return planned
 
 
-def _is_kind(step: object, kinds: tuple[str, ...], type_of_step: type) -> bool:
-    if not isinstance(step, type_of_step):
-        return False
-    node = step.anchor if isinstance(step, IntegerStep) else step.node  # type: ignore[attr-defined]
-    return _KINDS.get(node.target) == kinds
+def _integer_kinds(anchor: fx.Node) -> tuple[str, ...] | None:
+    """What an integer step becomes, the forms that `emit_steps` gives it included."""
+    if anchor.target in SPATIAL_MEANS:
+        return _KINDS[aten.linear.default]
+    if anchor.target is aten.slice.Tensor and is_strided(anchor):
+        return _CONVS
+    return _KINDS.get(anchor.target)
 
 
 def _payloads(content: bytes) -> Iterator[bytes]:

@@ -32,7 +32,7 @@ class ExecutorchRunner:
 
     def _once(self, tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
         """Copies: the next run writes into the same memory."""
-        return [np.array(output) for output in self.method.execute(tensors)]
+        return [output.numpy().copy() for output in self.method.execute(tensors)]
 
     def _part(self, tensors: Sequence[torch.Tensor], start: int, count: int) -> list[np.ndarray]:
         part = [tensor[start : start + count] for tensor in tensors]

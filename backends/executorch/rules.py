@@ -15,7 +15,7 @@ from ...compiler.quant.arithmetic import Kernel, move, reshape
 from ...compiler.quant.qparams import QParams, QSpec
 from ...compiler.quant.target import OpRule, Support, TargetSpec, always
 from . import arithmetic
-from .emit_steps import reshaped_sizes
+from .emit_steps import is_strided, reshaped_sizes
 from .shapes import recorded_shape
 
 aten = torch.ops.aten
@@ -120,11 +120,14 @@ def _grows(node: fx.Node) -> str | None:
     return None if not args.get("value") else "the padding is not zero"
 
 
-def _static_slice(node: fx.Node) -> str | None:
-    args, shape = bound_args(node), recorded_shape(node.args[0])
+def _slice(node: fx.Node) -> str | None:
+    """XNNPACK's own slice, or every nth row or column, which `emit_steps` writes as a convolution."""
+    shape = recorded_shape(node.args[0])
+    if is_strided(node):
+        return None if shape is not None and len(shape) == 4 else "its input has no height and width"
     if shape is None or not all(isinstance(size, int) for size in shape):
         return "XNNPACK slices values of fixed shape only"
-    return None if args["step"] == 1 else "XNNPACK slices in steps of 1 only"
+    return None if bound_args(node)["step"] == 1 else "XNNPACK slices in steps of 1 only"
 
 
 def _products() -> dict[OpOverload, OpRule]:
@@ -184,7 +187,7 @@ def _views() -> dict[OpOverload, OpRule]:
         aten.permute.default: moved(aten.permute.default),
         aten.transpose.int: moved(aten.transpose.int),
         aten.contiguous.default: moved(aten.contiguous.default),
-        aten.slice.Tensor: moved(aten.slice.Tensor, _static_slice),
+        aten.slice.Tensor: moved(aten.slice.Tensor, _slice),
     }
 
 
