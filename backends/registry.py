@@ -17,6 +17,7 @@ _WHERE = {
     "tensorrt": "fxedge.backends.tensorrt:backend",
     "openvino": "fxedge.backends.openvino:backend",
     "tflite": "fxedge.backends.tflite:backend",
+    "executorch": "fxedge.backends.executorch:backend",
 }
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from ...backends import registry
 from ...backends.base import Backend, HasCompanions
+from ...backends.base import Backend, Describes
 from ..ir.capture import Capturable, load_pt2
 from ..ir.constants import constants
 from ..ir.dump import dump
@@ -231,6 +232,8 @@ def _compile_target(job: _Job, backend: Backend) -> TargetResult:
     lowered, relieved = _lower_target(job, backend)
     with report.timed("lower and emit"):
         artifacts = _emit(backend, lowered, job.model.gm, job.folder, options)
+        if isinstance(backend, Describes):
+            lowered = dataclasses.replace(lowered, notes=(*lowered.notes, *backend.notes(artifacts.int8)))
     try:
         with report.timed("verify"):
             backend.emit(lowered.program, artifacts.exposed, list(lowered.program.integer_values()))

@@ -39,6 +39,7 @@ def test_plan_and_artifact(model: str, target: str, golden: Callable[[str, str],
     backend.emit(lowered.program, again)
     assert path.read_bytes() == again.read_bytes()
     texts = {".onnx": _onnx_text, ".tflite": _tflite_text}
+    texts = {".onnx": _onnx_text, ".pte": _pte_text}
     structure = texts.get(path.suffix, _torchscript_text)(path)
     golden(f"{model}.{target}.txt", f"{plan.format()}\n\n{structure}\n")
 
@@ -66,6 +67,14 @@ def _attributes(node: onnx.NodeProto) -> str:
         name: np.round(value, 6) if isinstance(value, float) else value for name, value in sorted(values.items())
     }
     return f" {shown}" if shown else ""
+
+
+def _pte_text(path: Path) -> str:
+    """The notes of a program and the ops of its delegates."""
+    from fxedge.backends.executorch import inspect
+
+    ops = [f"{op.kind} {'int8' if op.integer else 'float'}" for op in inspect.delegated(path)]
+    return "\n".join([*inspect.notes(path), *ops])
 
 
 def _torchscript_text(path: Path) -> str:

@@ -1,0 +1,142 @@
+"""Ops that XNNPACK takes in another form than aten's, and the bounds of an integer step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from ...compiler.ir.ops import aten, bound_args
+from ...compiler.ir.shapes import tensor_meta
+from ...compiler.quant.program import IntegerStep
+from ...compiler.quant.qparams import dequantize
+from .arithmetic import mean_weight
+from .shapes import recorded_shape
+
+if TYPE_CHECKING:
+    from .graph import Builder
+
+_NO_OPS = frozenset({aten.contiguous.default})
+SPATIAL_MEANS = frozenset({aten.mean.dim, aten.adaptive_avg_pool2d.default})
+_RESHAPES = frozenset(
+    {
+        aten.view.default,
+        aten.reshape.default,
+        aten.flatten.using_ints,
+        aten.unflatten.int,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+    }
+)
+_WITH_NUMBER = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
+
+
+def integer_call(builder: Builder, step: IntegerStep) -> fx.Node:
+    """The quantize node of a step, with all that stands before it."""
+    target = step.anchor.target
+    if target in _NO_OPS:
+        return builder.values[step.inputs[0]]
+    if target in SPATIAL_MEANS:
+        return _spatial_mean(builder, step)
+    if target is aten.slice.Tensor and is_strided(step.anchor):
+        return _strided(builder, step)
+    if target in _RESHAPES:
+        sizes = reshaped_sizes(step.anchor)
+        return builder.quantize(builder.call(aten.view.default, builder.operand(step), sizes), step.out_qparams)
+    if target is aten.transpose.int:
+        order = _transposed_order(step.anchor)
+        return builder.quantize(builder.call(aten.permute.default, builder.operand(step), order), step.out_qparams)
+    return bounded(builder, step, builder.anchor_call(step))
+
+
+def float_call(builder: Builder, node: fx.Node) -> fx.Node | None:
+    """A float op in the form that XNNPACK or a portable kernel takes; None for aten's own."""
+    if node.target in _RESHAPES and (sizes := reshaped_sizes(node)) is not None:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        return builder.call(aten.view.default, builder.read(source), sizes)
+    if node.target in _WITH_NUMBER and type(node.args[1]) is int and _is_float(node):
+        # as an int64 constant it would be converted by a portable kernel
+        return builder.call(node.target, builder.read(node.args[0]), float(node.args[1]))  # type: ignore[arg-type]
+    return None
+
+
+def _is_float(node: fx.Node) -> bool:
+    meta = tensor_meta(node)
+    return meta is not None and meta.dtype is torch.float32 and isinstance(node.args[0], fx.Node)
+
+
+def bounded(builder: Builder, step: IntegerStep, value: fx.Node) -> fx.Node:
+    """`value` bounded to the step's clamp, where that is less than the type's own range, and quantized."""
+    qp = step.out_qparams
+    if step.clamp == (qp.qmin, qp.qmax):
+        return builder.quantize(value, qp)
+    low, high = dequantize(torch.tensor(step.clamp, dtype=torch.int32), qp).tolist()
+    if step.clamp == (qp.zero_point[0], qp.qmax):
+        return builder.quantize(builder.call(aten.relu.default, value), qp)
+    return builder.quantize(builder.call(aten.hardtanh.default, value, low, high), qp)
+
+
+def is_strided(node: fx.Node) -> bool:
+    """Whether a slice takes every nth row or column of an image of known size, from the first to the last."""
+    args, shape = bound_args(node), recorded_shape(node.args[0])
+    if shape is None or len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        return False
+    axis, end = args["dim"] % 4, args["end"]
+    whole = args["start"] in (None, 0) and (end is None or (isinstance(end, int) and end >= shape[axis]))
+    return axis >= 2 and isinstance(args["step"], int) and args["step"] > 1 and whole
+
+
+def _strided(builder: Builder, step: IntegerStep) -> fx.Node:
+    """A depthwise convolution of one tap, 1 of scale 1: XNNPACK slices in steps of 1 only."""
+    shape, args, qp = recorded_shape(step.anchor.args[0]), bound_args(step.anchor), step.in_qparams[0]
+    assert shape is not None
+    stride = [args["step"] if args["dim"] % 4 == axis else 1 for axis in (2, 3)]
+    ones = builder.store(torch.ones(shape[1], 1, 1, 1, dtype=torch.int8))
+    tap = builder.dequantize(ones, mean_weight(1))
+    picked = builder.call(aten.conv2d.default, builder.operand(step), tap, None, stride, [0, 0], [1, 1], shape[1])
+    return builder.quantize(picked, qp)
+
+
+def reshaped_sizes(node: fx.Node) -> list[Any] | None:
+    """The sizes of a view's result, its one symbolic size as -1; None where there are several."""
+    meta = tensor_meta(node)
+    if meta is None:
+        return None
+    sizes = [size if isinstance(size, int) else -1 for size in meta.shape]
+    return sizes if sizes.count(-1) <= 1 else None
+
+
+def _transposed_order(node: fx.Node) -> list[int]:
+    args, meta = bound_args(node), tensor_meta(node)
+    assert meta is not None
+    order = list(range(meta.ndim))
+    first, second = args["dim0"] % meta.ndim, args["dim1"] % meta.ndim
+    order[first], order[second] = order[second], order[first]
+    return order
+
+
+def _spatial_mean(builder: Builder, step: IntegerStep) -> fx.Node:
+    """The mean over height and width as a linear layer over the pixels, its weights 1, their scale 1 / pixels.
+
+    XNNPACK has an int8 kernel for it, but that one gives wrong results once a loaded program has run on fewer
+    samples than it gets now (executorch 1.5.1).
+    """
+    shape = recorded_shape(step.anchor.args[0])
+    assert shape is not None
+    pixels = shape[2] * shape[3]
+    in_qp, weight_qp = step.in_qparams[0], mean_weight(pixels)
+    flat = builder.call(aten.view.default, builder.operand(step), [-1, shape[1], pixels])
+    source = builder.dequantize(builder.quantize(flat, in_qp), in_qp)
+    ones = builder.dequantize(builder.store(torch.ones(1, pixels, dtype=torch.int8)), weight_qp)
+    mean = bounded(builder, step, builder.call(aten.linear.default, source, ones))
+    viewed = builder.call(aten.view.default, builder.dequantize(mean, step.out_qparams), _sizes(step.anchor))
+    return builder.quantize(viewed, step.out_qparams)
+
+
+def _sizes(node: fx.Node) -> list[Any]:
+    sizes = reshaped_sizes(node)
+    assert sizes is not None
+    return sizes

@@ -1,0 +1,54 @@
+"""A `.pte` in ExecuTorch's runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import libraries
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorchRunner:
+    """One loaded method. `program` owns what the method reads."""
+
+    program: Any
+    method: Any
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Outputs in order, exposed integers after them."""
+        tensors = [torch.from_numpy(np.ascontiguousarray(value)) for value in inputs]
+        most = self.method.metadata.input_tensor_meta(0).sizes()[0]
+        count = len(tensors[0])
+        if count <= most or any(len(tensor) != count for tensor in tensors):
+            return self._once(tensors)
+        parts = [self._part(tensors, start, most) for start in range(0, count, most)]
+        return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+
+    def _once(self, tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        """Copies: the next run writes into the same memory."""
+        return [output.numpy().copy() for output in self.method.execute(tensors)]
+
+    def _part(self, tensors: Sequence[torch.Tensor], start: int, count: int) -> list[np.ndarray]:
+        part = [tensor[start : start + count] for tensor in tensors]
+        outputs = self._once(part)
+        for output in outputs:
+            if output.shape[:1] != part[0].shape[:1]:
+                raise ValueError(
+                    f"this program takes at most {count} samples at a time, and its outputs of several runs "
+                    f"cannot be joined: one has shape {list(output.shape)}, whose first axis is not the batch"
+                )
+        return outputs
+
+
+def load(path: Path, threads: int = 1) -> ExecutorchRunner:
+    """Open `path` with `threads` threads, for the whole process."""
+    bindings = libraries.load("executorch.extension.pybindings.portable_lib")
+    bindings._unsafe_reset_threadpool(threads)
+    program = libraries.load("executorch.runtime").Runtime.get().load_program(path)
+    return ExecutorchRunner(program, program.load_method("forward"))

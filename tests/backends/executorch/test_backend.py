@@ -1,0 +1,105 @@
+"""The `executorch` backend on whole graphs: batches that grow, what is in no delegate, what cannot be had."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fxedge.backends.base import Describes
+from fxedge.backends.executorch import backend
+from fxedge.backends.executorch.lower import MOST_SAMPLES
+from fxedge.compiler.ir.errors import UnsupportedOpsError
+from fxedge.compiler.pipeline.calibration import collect
+from fxedge.compiler.pipeline.lower import lower, plan_targets, prepare
+from fxedge.compiler.pipeline.options import CompileOptions
+from fxedge.compiler.quant.collectors import CollectorMethod
+from fxedge.compiler.quant.program import Program
+from fxedge.compiler.quant.simulate import simulate
+from torch import Tensor, nn
+
+installed = pytest.mark.skipif(backend.missing() is not None, reason=str(backend.missing()))
+OPTIONS = CompileOptions(recipe="fast", calibration=CollectorMethod.parse("minmax"))
+
+
+class Net(nn.Module):
+    """A pool without an integer kernel and an op without an XNNPACK one stand between integer ops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.interpolate(self.first(x).relu(), scale_factor=2.0, mode="nearest")
+        return self.last((self.second(y) + y).mean((2, 3)))
+
+
+def compiled(model: nn.Module, x: Tensor) -> Program:
+    torch.manual_seed(0)
+    prepared = prepare(model.eval(), (x,), OPTIONS)
+    plan = plan_targets(prepared, [backend.spec], OPTIONS)
+    stats = collect(prepared, plan, [(x,)], OPTIONS)
+    return lower(prepared, backend.spec, plan["executorch"], stats, OPTIONS).program
+
+
+@installed
+def test_batches_may_grow_and_exceed_what_one_run_takes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2 * MOST_SAMPLES + 3, 3, 6, 6)
+    program, path = compiled(Net(), x[:4]), tmp_path / "model.pte"
+    backend.emit(program, path)
+    runner = backend.load(path)
+    for count in (2, MOST_SAMPLES, 1, len(x)):
+        (found,) = runner.run([x[:count].numpy()])
+        (wanted,) = simulate(program, [x[:count]]).outputs.values()
+        np.testing.assert_array_equal(found, wanted.numpy())
+    assert isinstance(backend, Describes)
+    assert backend.unfused(program, path) == ()
+    delegates, portable = backend.notes(path)
+    assert delegates == "2 XNNPACK delegates; 1 op(s) between or beside them in portable kernels"
+    assert portable.startswith("portable aten_upsample_nearest2d_vec (upsample_nearest2d.vec): ")
+    assert portable.endswith("XNNPACK has no such op")
+
+
+class Turned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * x).permute(1, 0)
+
+
+@installed
+def test_outputs_of_several_runs_are_joined_along_the_batch_only(tmp_path: Path) -> None:
+    x = torch.randn(MOST_SAMPLES + 1, 3)
+    path = tmp_path / "float.pte"
+    backend.emit_float(prepare(Turned(), (x[:2],), OPTIONS).gm, path)
+    with pytest.raises(ValueError, match="first axis is not the batch") as caught:
+        backend.load(path).run([x.numpy()])
+    assert str(caught.value) == (
+        "this program takes at most 8 samples at a time, and its outputs of several runs cannot be joined: one "
+        "has shape [3, 8], whose first axis is not the batch"
+    )
+
+
+class Special(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.i0(x) + torch.special.digamma(x)
+
+
+@installed
+def test_ops_that_no_kernel_takes_are_refused_at_once(tmp_path: Path) -> None:
+    x = torch.rand(2, 3) + 1
+    with pytest.raises(UnsupportedOpsError) as caught:
+        backend.emit_float(prepare(Special(), (x,), OPTIONS).gm, tmp_path / "float.pte")
+    assert [op for _, op, _ in caught.value.reasons] == ["i0.default", "digamma.default"]
+    assert {reason for *_, reason in caught.value.reasons} == {"neither XNNPACK nor a portable kernel takes it"}
+
+
+def test_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    find: Callable[[str], Any] = lambda name: None  # noqa: E731
+    monkeypatch.setattr(sys.modules["fxedge.backends.executorch.backend"], "find_spec", find)
+    assert backend.missing() == "executorch is not installed; run: pip install 'fxedge[executorch]'"
