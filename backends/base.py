@@ -69,6 +69,9 @@ class HasCompanions(Protocol):
     def companions(self, program: Program) -> Mapping[str, bytes]:
         """File name -> content of what goes beside the artifact in the bundle."""
         ...
+
+
+@runtime_checkable
 class Describes(Protocol):
     """A backend that has more to say of an artifact: what its runtime's own compiler made of it, and why."""
 

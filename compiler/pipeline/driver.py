@@ -17,8 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, fx
 
 from ...backends import registry
-from ...backends.base import Backend, HasCompanions
-from ...backends.base import Backend, Describes
+from ...backends.base import Backend, Describes, HasCompanions
 from ..ir.capture import Capturable, load_pt2
 from ..ir.constants import constants
 from ..ir.dump import dump

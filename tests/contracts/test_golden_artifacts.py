@@ -38,8 +38,7 @@ def test_plan_and_artifact(model: str, target: str, golden: Callable[[str, str],
     again = tmp_path / f"again_{backend.artifact}"
     backend.emit(lowered.program, again)
     assert path.read_bytes() == again.read_bytes()
-    texts = {".onnx": _onnx_text, ".tflite": _tflite_text}
-    texts = {".onnx": _onnx_text, ".pte": _pte_text}
+    texts = {".onnx": _onnx_text, ".tflite": _tflite_text, ".pte": _pte_text}
     structure = texts.get(path.suffix, _torchscript_text)(path)
     golden(f"{model}.{target}.txt", f"{plan.format()}\n\n{structure}\n")
 
