@@ -18,7 +18,8 @@ Settled against LiteRT 2.3 on x86-64 VNNI, activations int8 affine [-128, 127], 
   x and its gate. TFLite has a HARD_SWISH of its own, fifty times slower than these three (112 × 112 × 16: 1.2 ms
   against 0.02 ms).
 * BATCH_MATMUL runs in TFLite's own kernels, in 31-bit fixed point: rounded once (halves up) where the right
-  operand's zero point is 0, else at the product and at the shift. SOFTMAX is TFLite's own too.
+  operand's zero point is 0, else at the product and at the shift. SOFTMAX is TFLite's own too, and so are ADD, SUB
+  and MUL at scales that XNNPACK does not take (`fixed_point`).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from ...compiler.quant.arithmetic import (
     lookup,
 )
 from ...compiler.quant.qparams import QParams, dequantize
+from . import fixed_point
 
 
 def int8(scale: float, zero_point: int) -> QParams:
@@ -101,22 +103,24 @@ def matmul(call: KernelCall) -> Tensor:
     a, b = call.in_qparams
     real = float((a.scale_tensor() * b.scale_tensor()).item()) / float(call.out_qparams.scale[0])
     total = accumulate_matmul(call).to(torch.int64)
-    scaled = _rounded_once(total, real) if b.zero_point == (0,) else fixed_point(total, real)
+    scaled = fixed_point.once(total, real) if b.zero_point == (0,) else fixed_point.twice(total, real)
     return (scaled + call.out_qparams.zero_point[0]).clamp(*call.clamp).to(torch.int32)
 
 
 def add(call: KernelCall) -> Tensor:
     """ADD."""
-    return _sum(call, 1)
+    return _sum(call, 1) if fixed_point.sum_is_delegated(call) else fixed_point.add(call)
 
 
 def sub(call: KernelCall) -> Tensor:
     """SUB."""
-    return _sum(call, -1)
+    return _sum(call, -1) if fixed_point.sum_is_delegated(call) else fixed_point.add(call, -1)
 
 
 def mul(call: KernelCall) -> Tensor:
     """MUL."""
+    if not fixed_point.product_is_delegated(call):
+        return fixed_point.mul(call)
     a, b = call.in_qparams
     ratio = a.scale_tensor() * b.scale_tensor() / call.out_qparams.scale_tensor()
     return _round(call, (centered(call, 0) * centered(call, 1)).float() * ratio)
@@ -247,33 +251,6 @@ def softmax(call: KernelCall) -> Tensor:
     axis = call.attrs["dim"]
     shares = torch.softmax(dequantize(call.inputs[0], call.in_qparams[0]).double(), axis).float()
     return quantize(shares, call.out_qparams).clamp(*call.clamp)
-
-
-def fixed_point(total: Tensor, real: float) -> Tensor:
-    """MultiplyByQuantizedMultiplier: `total` (int64) times `real` as a 31-bit multiplier and a shift, rounded at
-    the multiplication (halves away from zero) and at the shift."""
-    multiplier, exponent = _multiplier(real)
-    left, right = max(exponent, 0), max(-exponent, 0)
-    product = total * (1 << left) * multiplier
-    nudge = torch.where(product >= 0, 1 << 30, 1 - (1 << 30))
-    high = torch.div(product + nudge, 1 << 31, rounding_mode="trunc")
-    mask = (1 << right) - 1
-    threshold = (mask >> 1) + (high < 0).to(torch.int64)
-    return (high >> right) + ((high & mask) > threshold).to(torch.int64)
-
-
-def _rounded_once(total: Tensor, real: float) -> Tensor:
-    """The same product with one rounding, halves up."""
-    multiplier, exponent = _multiplier(real)
-    shift = 31 - exponent
-    return (total * multiplier + (1 << (shift - 1))) >> shift
-
-
-def _multiplier(real: float) -> tuple[int, int]:
-    """A 31-bit integer and the exponent of two beside it that stand for `real`."""
-    mantissa, exponent = math.frexp(real)
-    multiplier = math.floor(mantissa * 2**31 + 0.5)
-    return (multiplier // 2, exponent + 1) if multiplier == 2**31 else (multiplier, exponent)
 
 
 def _sum(call: KernelCall, sign: int) -> Tensor:

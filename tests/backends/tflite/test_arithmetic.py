@@ -304,13 +304,3 @@ def test_nearest_resize_moves_integers(tmp_path: Path) -> None:
     )
     expected = F.interpolate(x.permute(0, 3, 1, 2).float(), scale_factor=3, mode="nearest").permute(0, 2, 3, 1)
     assert_equal(found, expected.to(torch.int32))
-
-
-@given(
-    total=st.lists(st.integers(-(2**24), 2**24), min_size=1, max_size=20),
-    real=st.floats(1e-6, 0.999),
-)
-def test_the_fixed_point_product_is_within_one_of_the_real_one(total: list[int], real: float) -> None:
-    found = arithmetic.fixed_point(torch.tensor(total), real)
-    exact = torch.tensor(total, dtype=torch.float64) * real
-    assert float((found.double() - exact).abs().max()) <= 1.0 + 1e-6
