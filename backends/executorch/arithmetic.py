@@ -13,6 +13,7 @@ Settled against executorch 1.5.1 on x86-64 with AVX-512 VNNI, activations int8 [
 * sigmoid, tanh, gelu, hardswish: a table of 256 entries through float32, rounded as quantize does. The functions
   are XNNPACK's own, so a table may be off by one where a value falls next to a rounding boundary (measured: 1 of
   256 entries at one of 52 choices of parameters, hardswish).
+* silu is a sigmoid and a mul; hardsigmoid a depthwise convolution of one tap.
 * quantize: `rint(x * f32(1 / s)) + z`, halves to even.
 * Everything that moves, selects or bounds elements (views, max pool, slice, zero padding, cat, relu, hardtanh):
   the integers themselves; XNNPACK demands equal parameters.
@@ -23,6 +24,7 @@ No rule, hence float: average pools with windows, matmul, softmax, normalization
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -164,6 +166,30 @@ def leaky_relu(call: KernelCall) -> Tensor:
     x = centered(call)
     total = x * torch.where(x > 0, positive, negative) + 128 + (call.out_qparams.zero_point[0] << 8)
     return (total >> 8).clamp(*call.clamp)
+
+
+# Sigmoid's result; also that of the gate inside silu.
+PROBABILITY = QParams((1 / 256,), (-128,), -128, 127, torch.int8)
+
+
+def silu(call: KernelCall) -> Tensor:
+    """x times its sigmoid, which is int8 too."""
+    gate_call = dataclasses.replace(call, out_qparams=PROBABILITY, clamp=(-128, 127))
+    gate = lookup(gate_call, torch.sigmoid, quantize)
+    qparams = (call.in_qparams[0], PROBABILITY)
+    return mul(dataclasses.replace(call, inputs=(call.inputs[0], gate), in_qparams=qparams))
+
+
+# x / 6 as a depthwise tap: 127 of this scale.
+SIXTH = QParams((1 / (6 * 127),), (0,), -127, 127, torch.int8)
+
+
+def hardsigmoid(call: KernelCall) -> Tensor:
+    """A depthwise tap of 1 / 6 with a bias of 0.5; the output's own range bounds it."""
+    bias = stored_bias(torch.tensor([0.5]), call.in_qparams[0], SIXTH)
+    total = (centered(call) * 127 + bias).float()
+    multiplier = call.in_qparams[0].scale_tensor() * SIXTH.scale_tensor() / call.out_qparams.scale_tensor()
+    return _round(call, total * multiplier)
 
 
 def gelu(call: KernelCall) -> Tensor:

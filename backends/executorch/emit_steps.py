@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +11,8 @@ from torch import fx
 from ...compiler.ir.ops import aten, bound_args
 from ...compiler.ir.shapes import tensor_meta
 from ...compiler.quant.program import IntegerStep
-from ...compiler.quant.qparams import dequantize
-from .arithmetic import mean_weight
+from ...compiler.quant.qparams import QParams, dequantize
+from .arithmetic import PROBABILITY, SIXTH, mean_weight
 from .shapes import recorded_shape
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ def integer_call(builder: Builder, step: IntegerStep) -> fx.Node:
         return builder.values[step.inputs[0]]
     if target in SPATIAL_MEANS:
         return _spatial_mean(builder, step)
+    if target is aten.silu.default:
+        gate = builder.quantize(builder.call(aten.sigmoid.default, builder.operand(step)), PROBABILITY)
+        gated = builder.call(aten.mul.Tensor, builder.operand(step), builder.dequantize(gate, PROBABILITY))
+        return bounded(builder, step, gated)
+    if target is aten.hardsigmoid.default:
+        return bounded(builder, step, _tap(builder, step, 127, SIXTH, bias=0.5))
     if target is aten.slice.Tensor and is_strided(step.anchor):
         return _strided(builder, step)
     if target in _RESHAPES:
@@ -57,10 +64,25 @@ def float_call(builder: Builder, node: fx.Node) -> fx.Node | None:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         return builder.call(aten.view.default, builder.read(source), sizes)
+    if (sizes := _sizes_without_space(node)) is not None:  # XNNPACK's mean keeps the axes
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        mean = builder.call(aten.mean.dim, builder.read(source), [2, 3], True)
+        return builder.call(aten.view.default, mean, sizes)
     if node.target in _WITH_NUMBER and type(node.args[1]) is int and _is_float(node):
         # as an int64 constant it would be converted by a portable kernel
         return builder.call(node.target, builder.read(node.args[0]), float(node.args[1]))  # type: ignore[arg-type]
     return None
+
+
+def _sizes_without_space(node: fx.Node) -> list[Any] | None:
+    """The sizes of a mean over height and width that keeps neither; None for any other node."""
+    if node.target is not aten.mean.dim:
+        return None
+    args, shape = bound_args(node), recorded_shape(node.args[0])
+    if shape is None or len(shape) != 4 or args["keepdim"] or args["dtype"] is not None:
+        return None
+    return reshaped_sizes(node) if sorted(axis % 4 for axis in args["dim"] or ()) == [2, 3] else None
 
 
 def _is_float(node: fx.Node) -> bool:
@@ -91,13 +113,26 @@ def is_strided(node: fx.Node) -> bool:
 
 def _strided(builder: Builder, step: IntegerStep) -> fx.Node:
     """A depthwise convolution of one tap, 1 of scale 1: XNNPACK slices in steps of 1 only."""
-    shape, args, qp = recorded_shape(step.anchor.args[0]), bound_args(step.anchor), step.in_qparams[0]
-    assert shape is not None
+    args = bound_args(step.anchor)
     stride = [args["step"] if args["dim"] % 4 == axis else 1 for axis in (2, 3)]
-    ones = builder.store(torch.ones(shape[1], 1, 1, 1, dtype=torch.int8))
-    tap = builder.dequantize(ones, mean_weight(1))
-    picked = builder.call(aten.conv2d.default, builder.operand(step), tap, None, stride, [0, 0], [1, 1], shape[1])
-    return builder.quantize(picked, qp)
+    return builder.quantize(_tap(builder, step, 1, mean_weight(1), stride), step.out_qparams)
+
+
+def _tap(
+    builder: Builder,
+    step: IntegerStep,
+    value: int,
+    qp: QParams,
+    stride: Sequence[int] = (1, 1),
+    bias: float | None = None,
+) -> fx.Node:
+    """A depthwise convolution whose only tap is `value`, the same for every channel."""
+    shape = recorded_shape(step.anchor.args[0])
+    assert shape is not None
+    weight = builder.store(torch.full((shape[1], 1, 1, 1), value, dtype=torch.int8))
+    added = None if bias is None else builder.store(torch.full((shape[1],), bias))
+    operands = builder.operand(step), builder.dequantize(weight, qp), added
+    return builder.call(aten.conv2d.default, *operands, list(stride), [0, 0], [1, 1], shape[1])
 
 
 def reshaped_sizes(node: fx.Node) -> list[Any] | None:

@@ -80,8 +80,10 @@ def _integer_kinds(anchor: fx.Node) -> tuple[str, ...] | None:
     """What an integer step becomes, the forms that `emit_steps` gives it included."""
     if anchor.target in SPATIAL_MEANS:
         return _KINDS[aten.linear.default]
-    if anchor.target is aten.slice.Tensor and is_strided(anchor):
+    if anchor.target is aten.hardsigmoid.default or (anchor.target is aten.slice.Tensor and is_strided(anchor)):
         return _CONVS
+    if anchor.target is aten.silu.default:
+        return _KINDS[aten.mul.Tensor]
     return _KINDS.get(anchor.target)
 
 

@@ -24,7 +24,6 @@ INT8 = QSpec(-128, 127, torch.int8)
 WEIGHT = QSpec(-127, 127, torch.int8, symmetric=True, per_channel=True)
 _WEIGHT_PER_TENSOR = QSpec(-127, 127, torch.int8, symmetric=True)
 
-_PROBABILITY = QParams((1 / 256,), (-128,), -128, 127, torch.int8)
 _TANH = QParams((1 / 128,), (0,), -128, 127, torch.int8)
 _CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default})
 
@@ -61,6 +60,12 @@ def _plain_sum(node: fx.Node) -> str | None:
 
 def _two_tensors(node: fx.Node) -> str | None:
     return None if isinstance(bound_args(node)["other"], fx.Node) else "the other operand is a number"
+
+
+def _image(node: fx.Node) -> str | None:
+    shape = recorded_shape(node.args[0])
+    known = shape is not None and len(shape) == 4 and isinstance(shape[1], int)
+    return None if known else "its input is not an image of known channels"
 
 
 def _slope(node: fx.Node) -> str | None:
@@ -148,10 +153,14 @@ def _elementwise() -> dict[OpOverload, OpRule]:
         aten.sub.Tensor: OpRule(arithmetic.sub, fuses=_CLAMPS, check=_plain_sum),
         aten.mul.Tensor: OpRule(arithmetic.mul, fuses=_CLAMPS, check=_two_tensors),
         aten.cat.default: OpRule(arithmetic.concat, shared=True, check=_several_inputs),
-        aten.sigmoid.default: OpRule(arithmetic.elementwise(torch.sigmoid), tolerance=1, fixed=_PROBABILITY),
+        aten.sigmoid.default: OpRule(
+            arithmetic.elementwise(torch.sigmoid), tolerance=1, fixed=arithmetic.PROBABILITY
+        ),
         aten.tanh.default: OpRule(arithmetic.elementwise(torch.tanh), tolerance=1, fixed=_TANH),
         aten.hardswish.default: OpRule(arithmetic.elementwise(F.hardswish), tolerance=1),
         aten.gelu.default: OpRule(arithmetic.gelu, tolerance=1),
+        aten.silu.default: OpRule(arithmetic.silu, tolerance=1),
+        aten.hardsigmoid.default: OpRule(arithmetic.hardsigmoid, fixed=arithmetic.PROBABILITY, check=_image),
         aten.leaky_relu.default: OpRule(arithmetic.leaky_relu, check=_slope),
         aten.relu.default: clamp,
         aten.hardtanh.default: clamp,

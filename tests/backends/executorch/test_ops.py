@@ -245,7 +245,9 @@ def test_means(tmp_path: Path) -> None:
 FUNCTIONS: dict[OpOverload, tuple[Callable[[float, int], QParams], tuple[Any, ...]]] = {
     aten.sigmoid.default: (lambda scale, point: int8(1 / 256, -128), ()),
     aten.tanh.default: (lambda scale, point: int8(1 / 128, 0), ()),
+    aten.hardsigmoid.default: (lambda scale, point: int8(1 / 256, -128), ()),
     aten.hardswish.default: (int8, ()),
+    aten.silu.default: (int8, ()),
     aten.gelu.default: (int8, ()),
     aten.leaky_relu.default: (int8, (0.1,)),
 }
@@ -259,5 +261,14 @@ def test_functions_of_one_value(tmp_path: Path) -> None:
         for ratio in (0.5, 0.8, 1.1):
             scale, point = float(torch.rand(1, generator=g) * 0.08 + 0.005), int(torch.randint(-90, 90, (1,)))
             cases.append(Case(op, [(grid, int8(scale, point))], out(scale * ratio, -point), args))
-    kinds = {"Gelu": 3, "Hardswish": 3, "LeakyReLU": 3, "Sigmoid": 3, "Tanh": 3}
+    kinds = {
+        "DepthwiseConv2d": 3,
+        "Gelu": 3,
+        "Hardswish": 3,
+        "LeakyReLU": 3,
+        "Multiply": 3,
+        "Sigmoid": 6,
+        "StaticTranspose": 9,
+        "Tanh": 3,
+    }
     assert Cases().compare(cases, tmp_path) == kinds
