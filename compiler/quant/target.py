@@ -70,8 +70,9 @@ class TargetSpec:
     time, slow ones more than half. `also` names files in which the backend stores the artifact in further
     forms, for other loaders of the runtime; the suffix says which. `float_results`: where only float ops or the
     graph's outputs read a layer's result, its kernel gives it in float, as cheap as in integers.
-    `float_tolerance` is what `verify` allows of float outputs at least, as a share of their magnitude: more where a
-    bundle may be checked in another runtime than the one that it was compiled with. `own_runtime` is false where
+
+    `float_tolerance` is what `verify` allows of float outputs at least, as a share of their magnitude: more where
+    a bundle may be checked in another runtime than the one that it was compiled with. `own_runtime` is false where
     that one only stands in for the target's own: times measured there say nothing and are not.
     `quantize_tolerance` are the LSB by which the runtime's quantize step on an input may differ from `quantize`.
     """

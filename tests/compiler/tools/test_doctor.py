@@ -47,5 +47,4 @@ def test_what_is_installed(fxedge: Callable, monkeypatch: pytest.MonkeyPatch):
     assert found["targets"]["x86"]["usable"] is (registry.get("x86").missing() is None)
     lines = fxedge("doctor")[1].splitlines()
     assert ["onnx", "no", "run:", "pip", "install", "onnxruntime"] in [line.split() for line in lines]
-    assert "onnx       no       run: pip install onnxruntime" in lines
     assert any(line.startswith("torch quantized engines") for line in lines)
