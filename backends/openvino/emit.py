@@ -48,6 +48,12 @@ class OpenvinoEmitter(Emitter):
     }
 
     writer: Writer = field(default_factory=OpenvinoWriter)
+    layers: set[str] = field(default_factory=set)
+
+    def integer_step(self, step: IntegerStep) -> None:
+        super(OpenvinoEmitter, self).integer_step(step)
+        if step.weight is not None:
+            self.layers.add(step.name)
 
     def lower(self, node: fx.Node, name: str, replaced: dict[str, Value] | None = None) -> Any:
         """As for onnxruntime, but the largest of all positions is a reduction (see `OpenvinoWriter`)."""
@@ -65,6 +71,8 @@ class OpenvinoEmitter(Emitter):
         counts padding with the padding apart: OpenVINO would pad with the integer 0, not with the zero point."""
         w, name, spatial = self.writer, step.anchor.name, len(shape(step.anchor)) - 2
         w.scope = name
+        if step.anchor.target is aten.add.Tensor and len(step.inputs) == 2:
+            return w.op("Add", [self._apart(step, index) for index in (0, 1)], name)
         if is_counted_pool(step.anchor):
             source = self.dequantize(self._padded(step, spatial), step.in_qparams[0], f"{name}/dequantized")
             kernel, stride = (pool_sizes(step.attrs, key, spatial) for key in ("kernel_size", "stride"))
@@ -76,6 +84,15 @@ class OpenvinoEmitter(Emitter):
         sliced = w.op("Slice", [self._padded(step, spatial), *map(w.ints, bounds)], f"{name}/strided")
         operands = self.product_operands(step, sliced)
         return w.op("Conv", operands, name, kernel_shape=[1] * spatial, group=step.attrs["groups"])
+
+    def _apart(self, step: IntegerStep, index: int) -> str:
+        """A dequantized summand. What a layer gives is read twice: OpenVINO would put the sum into the kernel of a
+        layer with one reader, and drop the rounding between."""
+        source, qp, name = step.inputs[index], step.in_qparams[index], f"{step.anchor.name}/{index}"
+        value = self.dequantize(self.read(source), qp, name)
+        if source not in self.layers:
+            return value
+        return self.writer.op("Max", [value, self.dequantize(self.read(source), qp, f"{name}/again")])
 
     def _padded(self, step: IntegerStep, spatial: int) -> str:
         """The step's integers with its padding around them: what stands for zero."""
