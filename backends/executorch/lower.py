@@ -64,7 +64,7 @@ def _example(meta: Tensor) -> Tensor:
 
 def _dynamic(meta: Tensor) -> dict[int, Any]:
     return {
-        axis: Dim.DYNAMIC(min=1, max=LONGEST if axis else MOST_SAMPLES)  # type: ignore[attr-defined]
+        axis: Dim.DYNAMIC(min=1, max=LONGEST if axis else MOST_SAMPLES)
         for axis, size in enumerate(meta.shape)
         if not isinstance(size, int)
     }

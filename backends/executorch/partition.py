@@ -33,7 +33,7 @@ def partitioner() -> Any:
 def _fusing(base: Any) -> Any:
     """`base`, taking relu and hardtanh behind its op."""
 
-    class Fusing(base):  # type: ignore[misc]
+    class Fusing(base):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.fused_acts = ["relu.default", "hardtanh.default"]
@@ -45,7 +45,7 @@ def _integer_too(base: Any) -> Any:
     """`base`, taking its op between dequantize and quantize too."""
     precision = libraries.load(f"{_XNNPACK}.config.xnnpack_config").ConfigPrecisionType
 
-    class IntegerToo(base):  # type: ignore[misc]
+    class IntegerToo(base):
         def supported_precision_types(self) -> list[Any]:
             return [precision.FP32, precision.STATIC_QUANT]
 

@@ -103,7 +103,7 @@ def _max_pool(node: fx.Node) -> str | None:
 
 def _pair(value: Any) -> tuple[int, int]:
     values = (value,) if isinstance(value, int) else tuple(value)
-    return values * 2 if len(values) == 1 else values  # type: ignore[return-value]
+    return values * 2 if len(values) == 1 else values
 
 
 def _several_inputs(node: fx.Node) -> str | None:
