@@ -13,8 +13,7 @@ from torch import nn
 
 from . import nets
 
-TARGETS = ("fbgemm", "x86", "onednn", "qnnpack", "onnx", "tflite")
-TARGETS = ("fbgemm", "x86", "onednn", "onnx")
+TARGETS = ("fbgemm", "x86", "onednn", "qnnpack", "onnx")
 _IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=1 / 255)
 
 
