@@ -27,13 +27,15 @@ from ..onnx.shapes import shape
 from ..onnx.table import Value
 from . import rules_check
 
+_SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+
 
 @dataclass(slots=True)
 class TensorrtEmitter(Emitter):
     """Writes the steps of one graph for TensorRT."""
 
     def integer_step(self, step: IntegerStep) -> None:
-        if "index" in step.attrs:
+        if step.anchor.target in _SPLITS:
             self.values[step.name] = emit_integer.piece(self, step)
             return
         floats = self.fused(step, self.product(step), step.fused)

@@ -178,9 +178,10 @@ def _bytes(graph: _Graph, node: onnx.NodeProto) -> Iterator[str]:
 def _product(graph: _Graph, node: onnx.NodeProto) -> Iterator[str]:
     if node.op_type not in PRODUCTS:
         return
-    quantized = [graph.maker(name, DEQUANTIZE) is not None for name in node.input[:2]]
-    if any(quantized) and not all(quantized):
-        yield "one of its two factors is float, so that it runs in float"
+    weight = graph.maker(node.input[1], DEQUANTIZE)
+    stored = weight is not None and weight.input[0] in graph.stored
+    if stored and graph.maker(node.input[0], DEQUANTIZE) is None:
+        yield "its weight is quantized but its input is float, so that it runs in float"
 
 
 def _taken_in(graph: _Graph, node: onnx.NodeProto) -> Iterator[str]:

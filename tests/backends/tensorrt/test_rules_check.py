@@ -136,8 +136,8 @@ def quantized_bias(model: onnx.ModelProto) -> None:
     conv.input[2] = "bias_floats"
 
 
-def float_weight(model: onnx.ModelProto) -> None:
-    node(model, "Conv").input[1] = store(model, "float_weight", np.zeros((8, 3, 3, 3), np.float32))
+def float_input(model: onnx.ModelProto) -> None:
+    node(model, "Conv").input[0] = "x"
 
 
 def integers_elsewhere(model: onnx.ModelProto) -> None:
@@ -197,7 +197,7 @@ BREAKS: dict[Callable[[onnx.ModelProto], None], str] = {
     pool_on_integers: "MaxPool max_pool2d reads its integers",
     wrong_axis: "the scales of the weight of conv2d_1 are on axis 1, not 0, its output channels",
     quantized_bias: "the bias of conv2d is quantized",
-    float_weight: "one of its two factors is float, so that it runs in float",
+    float_input: "its weight is quantized but its input is float, so that it runs in float",
     integers_elsewhere: "it reads the 8-bit integers bytes",
     before_relu: "the result of conv2d is quantized before it",
     before_sum: "the result of conv2d_1 is quantized before it",
