@@ -164,7 +164,8 @@ def test_convolutions(tmp_path: Path) -> None:
         product(g, CONV, (1, 8, 13, 13), (9, 8, 3, 3), [[1, 1], [1, 1], [1, 1], 1], per_tensor=True),
         product(g, CONV1D, (2, 8, 33), (7, 8, 5), [[1], [2], [1], 1]),
     ]
-    assert Cases().compare(cases, tmp_path) == {"Conv2d": 8, "DepthwiseConv2d": 4}
+    expected = {"Conv2d": 8, "DepthwiseConv2d": 4}
+    assert expected.items() <= Cases().compare(cases, tmp_path).items()
 
 
 def test_linear_and_transposed_convolutions(tmp_path: Path) -> None:
@@ -177,7 +178,8 @@ def test_linear_and_transposed_convolutions(tmp_path: Path) -> None:
         product(g, DECONV, (2, 8, 9, 9), (8, 6, 2, 2), [[2, 2], [0, 0], [0, 0], 1, [1, 1]], **transposed),
         product(g, DECONV, (2, 8, 9, 9), (8, 3, 3, 3), [[2, 2], [1, 1], [1, 1], 2, [1, 1]], **transposed),
     ]
-    assert Cases().compare(cases, tmp_path) == {"ConvTranspose2d": 2, "FullyConnected": 3}
+    expected = {"ConvTranspose2d": 2, "FullyConnected": 3}
+    assert expected.items() <= Cases().compare(cases, tmp_path).items()
 
 
 def binary(g: torch.Generator, op: OpOverload, spread: float, activation: tuple[Any, ...] = ()) -> Case:
