@@ -9,7 +9,7 @@ from torch import fx
 
 from ...compiler.ir.ops import aten, bound_args
 from ...compiler.ir.qops import is_dequantize
-from .shapes import dtype
+from ...compiler.ir.sizes import dtype
 from .table import Call, Value, lowerings
 from .writer import DTYPES, Writer
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...compiler.ir.ops import aten, clamp_bounds
+from ...compiler.ir.sizes import Size, shape
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import quantize
 from .arithmetic import GATE, HALF, pad_value, sixth
 from .emit_pools import onnx_pads, pad_mode
 from .emit_products import spread
 from .emit_views import split_sizes
-from .shapes import Size, shape
 from .writer import Writer
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from ...compiler.ir.ops import aten, bound_args
+from ...compiler.ir.sizes import shape
 from .arithmetic import pool_sizes
 from .emit_views import sizes_of
-from .shapes import shape
 from .table import Call, lowerings
 from .writer import Writer
 

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from ...compiler.ir.ops import aten, bound_args
-from .shapes import dtype, shape
+from ...compiler.ir.sizes import dtype, shape
 from .table import Call, Value, lowerings
 from .writer import DTYPES, Writer
 

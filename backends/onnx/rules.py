@@ -18,13 +18,13 @@ from torch._ops import OpOverload
 
 from ...compiler.ir.clamps import unusable_bounds
 from ...compiler.ir.ops import bound_args
+from ...compiler.ir.sizes import ShapeUnknown, shape
 from ...compiler.quant.arithmetic import move, piece, reshape, unchanged
 from ...compiler.quant.qparams import QParams, QSpec, quantize
 from ...compiler.quant.target import OpRule, TargetSpec
 from . import arithmetic
 from .emit_pools import average_pool_reason
 from .pairing import pairing
-from .shapes import ShapeUnknown, shape
 
 aten = torch.ops.aten
 

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ...compiler.ir.ops import op_name
-from .shapes import ShapeUnknown, Size, dtype, shape
+from ...compiler.ir.sizes import ShapeUnknown, Size, dtype, shape
 from .writer import Writer
 
 

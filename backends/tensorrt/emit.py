@@ -19,11 +19,11 @@ from ...compiler.ir.constants import constant
 from ...compiler.ir.errors import UnsupportedOpsError
 from ...compiler.ir.ops import aten, bound_args
 from ...compiler.ir.qops import is_dequantize
+from ...compiler.ir.sizes import shape
 from ...compiler.quant.program import IntegerStep, Program
 from ...compiler.quant.qnodes import read_qparams
 from ..onnx import emit, emit_integer
 from ..onnx.emit import Emitter
-from ..onnx.shapes import shape
 from ..onnx.table import Value
 from . import rules_check
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...compiler.ir.nodes import input_name, placeholders
+from ...compiler.ir.sizes import complete, shape
 from ...compiler.quant.program import Program
-from ..onnx.shapes import complete, shape
 from . import build_engine
 
 SCRIPT = "build_engine.py"
