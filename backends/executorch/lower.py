@@ -32,13 +32,9 @@ def pte_bytes(graph: fx.GraphModule) -> bytes:
         UnsupportedOpsError: every op that neither XNNPACK nor a portable kernel of the runtime takes.
     """
     exir = libraries.load("executorch.exir")
-    program, config = exported(graph), exir.EdgeCompileConfig(_check_ir_validity=False)
+    config = exir.EdgeCompileConfig(_check_ir_validity=False)
     with libraries.expected_warnings(), recording() as reasons:
-        edge = exir.to_edge_transform_and_lower(
-            program,
-            partitioner=[partitioner()],
-            compile_config=config,
-        )
+        edge = _lowered(graph, exir, config)
     left = explain(edge.exported_program().graph, reasons)
     if left.refused:
         raise UnsupportedOpsError("executorch", left.refused)
@@ -47,6 +43,17 @@ def pte_bytes(graph: fx.GraphModule) -> bytes:
         edge = exir.EdgeProgramManager({"forward": edge.exported_program()}, {DELEGATION: left.lines()}, config)
         made = edge.to_executorch(exir.ExecutorchBackendConfig(memory_planning_pass=planning))
     return bytes(made.buffer)
+
+
+def _lowered(graph: fx.GraphModule, exir: Any, config: Any) -> Any:
+    """ExecuTorch's edge program. Its passes fail on some graphs with exceptions of any kind."""
+    try:
+        program = exported(graph)
+        return exir.to_edge_transform_and_lower(program, partitioner=[partitioner()], compile_config=config)
+    except Exception as error:
+        first = next(iter(str(error.__cause__ or error).splitlines()), "")
+        reason = f"they end with {type(error).__name__}: {first}"
+        raise UnsupportedOpsError("executorch", [("the graph", "ExecuTorch's own passes", reason)]) from error
 
 
 def exported(graph: fx.GraphModule) -> ExportedProgram:

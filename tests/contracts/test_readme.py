@@ -54,9 +54,11 @@ def test_every_flag_of_a_command_exists(capsys: pytest.CaptureFixture[str]) -> N
 def test_first_and_second_command_are_what_ci_runs() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "pip\" install -q -c constraints.txt -e '.[dev]'" in script
-    assert "-m pytest" in script
+    assert "pip\" install -q -c constraints.txt -e '.[dev,runtimes]'" in script
+    assert "-m pytest -n 2\n" in script
     assert [words[-1] for words in _commands()[:3]] == [".venv", ".[dev]", "digits"]
-    assert _commands()[3] == [".venv/bin/python", "-m", "pytest"]
+    assert _commands()[3][-1] == ".[dev,runtimes]"
+    assert _commands()[4] == [".venv/bin/python", "-m", "pytest", "-n", "2"]
 
 
 def test_the_toml_is_a_config(tmp_path: Path) -> None:
