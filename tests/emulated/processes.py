@@ -21,14 +21,10 @@ HASWELL = ("qemu-x86_64", "-cpu", "Haswell")
 _CHILD = """
 import sys
 import numpy
-from importlib import import_module
 from pathlib import Path
-engine, *paths = sys.argv[1:]
-if engine == "onnx":
-    load = import_module("fxedge.backends.onnx.loader").load
-else:
-    loader = import_module("fxedge.backends.torchscript.loader")
-    load = lambda path, threads: loader.load(path, engine, threads)
+from fxedge.backends import registry
+target, *paths = sys.argv[1:]
+load = registry.get(target).load
 for path in paths:
     with numpy.load(path + ".npz") as given:
         inputs = [given[name] for name in given.files]
