@@ -9,11 +9,11 @@ import torch
 from torch import fx
 
 from ...compiler.ir.ops import aten, bound_args
-from ...compiler.ir.shapes import tensor_meta
+from ...compiler.ir.shapes import recorded_shape, tensor_meta
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import QParams, dequantize
-from .arithmetic import PROBABILITY, SIXTH, mean_weight
-from .shapes import recorded_shape
+from ..xnnpack.arithmetic import PROBABILITY
+from .arithmetic import SIXTH, mean_weight
 
 if TYPE_CHECKING:
     from .graph import Builder

@@ -10,56 +10,33 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.nn import functional as F
 
-from ...compiler.ir.ops import OPS, bound_args
+from ...compiler.ir.ops import bound_args
+from ...compiler.ir.shapes import recorded_shape
+from ...compiler.quant import kernels
 from ...compiler.quant.arithmetic import Kernel, move, reshape
-from ...compiler.quant.qparams import QParams, QSpec
+from ...compiler.quant.qparams import QSpec
+from ...compiler.quant.supports import (
+    all_of,
+    batched,
+    growing_pad,
+    image_mean,
+    matrix,
+    one_output,
+    plain_sum,
+    rank,
+    two_tensors,
+)
 from ...compiler.quant.target import OpRule, Support, TargetSpec, always
+from ..xnnpack import arithmetic as xnnpack
+from ..xnnpack.arithmetic import INT8, WEIGHT
 from . import arithmetic
 from .emit_steps import is_strided, reshaped_sizes
-from .shapes import recorded_shape
 
 aten = torch.ops.aten
 
-INT8 = QSpec(-128, 127, torch.int8)
-WEIGHT = QSpec(-127, 127, torch.int8, symmetric=True, per_channel=True)
 _WEIGHT_PER_TENSOR = QSpec(-127, 127, torch.int8, symmetric=True)
 
-_TANH = QParams((1 / 128,), (0,), -128, 127, torch.int8)
 _CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default})
-
-
-def _all_of(*checks: Support) -> Support:
-    return lambda node: next((reason for check in checks if (reason := check(node)) is not None), None)
-
-
-def _rank(*allowed: int) -> Support:
-    def check(node: fx.Node) -> str | None:
-        shape = recorded_shape(node.args[0])
-        if shape is None:
-            return "its input's shape is not known"
-        wanted = " or ".join(map(str, allowed))
-        return None if len(shape) in allowed else f"its input has {len(shape)} axes, the kernel takes {wanted}"
-
-    return check
-
-
-def _batched(node: fx.Node) -> str | None:
-    shape = recorded_shape(node.args[0])
-    expected = OPS[node.target].spatial + 2  # type: ignore[index]
-    return "its input has no batch axis" if shape is not None and len(shape) != expected else None
-
-
-def _matrix(node: fx.Node) -> str | None:
-    shape = recorded_shape(node.args[0])
-    return "its input is a vector" if shape is not None and len(shape) < 2 else None
-
-
-def _plain_sum(node: fx.Node) -> str | None:
-    return "alpha is not 1" if bound_args(node)["alpha"] != 1 else _two_tensors(node)
-
-
-def _two_tensors(node: fx.Node) -> str | None:
-    return None if isinstance(bound_args(node)["other"], fx.Node) else "the other operand is a number"
 
 
 def _image(node: fx.Node) -> str | None:
@@ -74,23 +51,10 @@ def _slope(node: fx.Node) -> str | None:
     return None if 0.01 <= slope <= 1 else f"a slope of {slope} is outside [0.01, 1], which the kernel takes"
 
 
-def _spatial_mean(node: fx.Node) -> str | None:
-    args = bound_args(node)
-    if args["dtype"] is not None:
-        return "the mean changes the dtype"
-    axes = sorted(axis % 4 for axis in args["dim"] or ())
-    return None if axes == [2, 3] else "the mean is not over height and width"
-
-
 def _static_space(node: fx.Node) -> str | None:
     shape = recorded_shape(node.args[0])
     known = shape is not None and all(isinstance(size, int) for size in shape[1:])
     return None if known else "its channels, height and width are not all known"
-
-
-def _one_output(node: fx.Node) -> str | None:
-    size = bound_args(node)["output_size"]
-    return None if set(size if isinstance(size, (list, tuple)) else [size]) == {1} else "output size is not 1"
 
 
 def _max_pool(node: fx.Node) -> str | None:
@@ -119,10 +83,7 @@ def _grows(node: fx.Node) -> str | None:
     args = bound_args(node)
     if args.get("mode", "constant") != "constant":
         return f"padding mode {args['mode']!r} has no integer kernel"
-    whole = all(isinstance(side, int) and side >= 0 for side in args["pad"])
-    if not whole:
-        return "a pad is negative or symbolic"
-    return None if not args.get("value") else "the padding is not zero"
+    return growing_pad(node) or (None if not args.get("value") else "the padding is not zero")
 
 
 def _slice(node: fx.Node) -> str | None:
@@ -136,32 +97,30 @@ def _slice(node: fx.Node) -> str | None:
 
 
 def _products() -> dict[OpOverload, OpRule]:
-    convolution = OpRule(arithmetic.conv, fuses=_CLAMPS, check=_batched)
-    transposed = OpRule(arithmetic.conv_transpose, fuses=_CLAMPS, weight=_WEIGHT_PER_TENSOR, check=_batched)
+    convolution = OpRule(arithmetic.layers.conv, fuses=_CLAMPS, check=batched)
+    transposed = OpRule(arithmetic.layers.conv_transpose, fuses=_CLAMPS, weight=_WEIGHT_PER_TENSOR, check=batched)
     return {
         aten.conv1d.default: convolution,
         aten.conv2d.default: convolution,
         aten.conv_transpose2d.input: transposed,
-        aten.linear.default: OpRule(arithmetic.linear, fuses=_CLAMPS, check=_matrix),
+        aten.linear.default: OpRule(arithmetic.layers.linear, fuses=_CLAMPS, check=matrix),
     }
 
 
 def _elementwise() -> dict[OpOverload, OpRule]:
-    clamp = OpRule(arithmetic.clamp, shared=True)
+    clamp = OpRule(kernels.clamp_alone(xnnpack.quantize), shared=True)
     return {
-        aten.add.Tensor: OpRule(arithmetic.add, fuses=_CLAMPS, check=_plain_sum),
-        aten.sub.Tensor: OpRule(arithmetic.sub, fuses=_CLAMPS, check=_plain_sum),
-        aten.mul.Tensor: OpRule(arithmetic.mul, fuses=_CLAMPS, check=_two_tensors),
-        aten.cat.default: OpRule(arithmetic.concat, shared=True, check=_several_inputs),
-        aten.sigmoid.default: OpRule(
-            arithmetic.elementwise(torch.sigmoid), tolerance=1, fixed=arithmetic.PROBABILITY
-        ),
-        aten.tanh.default: OpRule(arithmetic.elementwise(torch.tanh), tolerance=1, fixed=_TANH),
-        aten.hardswish.default: OpRule(arithmetic.elementwise(F.hardswish), tolerance=1),
-        aten.gelu.default: OpRule(arithmetic.gelu, tolerance=1),
+        aten.add.Tensor: OpRule(xnnpack.add, fuses=_CLAMPS, check=plain_sum),
+        aten.sub.Tensor: OpRule(xnnpack.sub, fuses=_CLAMPS, check=plain_sum),
+        aten.mul.Tensor: OpRule(kernels.product, fuses=_CLAMPS, check=two_tensors),
+        aten.cat.default: OpRule(kernels.concat, shared=True, check=_several_inputs),
+        aten.sigmoid.default: OpRule(xnnpack.elementwise(torch.sigmoid), tolerance=1, fixed=xnnpack.PROBABILITY),
+        aten.tanh.default: OpRule(xnnpack.elementwise(torch.tanh), tolerance=1, fixed=xnnpack.TANH),
+        aten.hardswish.default: OpRule(xnnpack.elementwise(F.hardswish), tolerance=1),
+        aten.gelu.default: OpRule(kernels.gelu_table(xnnpack.quantize), tolerance=1),
         aten.silu.default: OpRule(arithmetic.silu, tolerance=1),
-        aten.hardsigmoid.default: OpRule(arithmetic.hardsigmoid, fixed=arithmetic.PROBABILITY, check=_image),
-        aten.leaky_relu.default: OpRule(arithmetic.leaky_relu, check=_slope),
+        aten.hardsigmoid.default: OpRule(arithmetic.hardsigmoid, fixed=xnnpack.PROBABILITY, check=_image),
+        aten.leaky_relu.default: OpRule(xnnpack.leaky_relu, check=_slope),
         aten.relu.default: clamp,
         aten.hardtanh.default: clamp,
         aten.clamp.default: clamp,
@@ -170,13 +129,13 @@ def _elementwise() -> dict[OpOverload, OpRule]:
 
 def _pools() -> dict[OpOverload, OpRule]:
     def rule(kernel: Kernel, *checks: Support, shared: bool = False) -> OpRule:
-        return OpRule(kernel, shared=shared, check=_all_of(*checks))
+        return OpRule(kernel, shared=shared, check=all_of(*checks))
 
     padding = rule(arithmetic.pad, _grows, shared=True)
     return {
-        aten.max_pool2d.default: rule(arithmetic.max_pool, _rank(4), _max_pool, shared=True),
-        aten.adaptive_avg_pool2d.default: rule(arithmetic.spatial_mean, _rank(4), _one_output, _static_space),
-        aten.mean.dim: rule(arithmetic.spatial_mean, _rank(4), _spatial_mean, _static_space),
+        aten.max_pool2d.default: rule(kernels.max_pool, rank(4), _max_pool, shared=True),
+        aten.adaptive_avg_pool2d.default: rule(arithmetic.spatial_mean, rank(4), one_output, _static_space),
+        aten.mean.dim: rule(arithmetic.spatial_mean, rank(4), image_mean, _static_space),
         aten.pad.default: padding,
         aten.constant_pad_nd.default: padding,
     }
@@ -184,7 +143,7 @@ def _pools() -> dict[OpOverload, OpRule]:
 
 def _views() -> dict[OpOverload, OpRule]:
     def moved(op: Callable[..., Any], *checks: Support) -> OpRule:
-        return OpRule(move(op), shared=True, check=_all_of(*checks) if checks else always)
+        return OpRule(move(op), shared=True, check=all_of(*checks) if checks else always)
 
     reshaped = OpRule(reshape, shared=True, check=_one_symbol)
     views = (aten.flatten.using_ints, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims)
@@ -206,7 +165,7 @@ EXECUTORCH = TargetSpec(
     weight=WEIGHT,
     bias="int32",
     ops={**_products(), **_elementwise(), **_pools(), **_views()},
-    quantize=arithmetic.quantize,
+    quantize=xnnpack.quantize,
     isa=("vnni",),
     notes=(
         "A run takes 8 samples at most, other dynamic axes 512 elements: ExecuTorch plans memory for the largest.",

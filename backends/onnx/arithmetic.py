@@ -27,70 +27,36 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...compiler.quant.arithmetic import (
-    Kernel,
-    KernelCall,
-    accumulate_conv,
-    accumulate_conv_transpose,
-    accumulate_linear,
-    accumulate_matmul,
-    centered,
-    channel_shape,
-    lookup,
-)
+from ...compiler.quant.arithmetic import Kernel, KernelCall, accumulate_conv, accumulate_matmul, centered, lookup
+from ...compiler.quant.kernels import LayerKernels, as_integer, gelu_table, pool_sizes, rounded, scaled, table
 from ...compiler.quant.qparams import QParams, dequantize, quantize
 
-
-def conv(call: KernelCall) -> Tensor:
-    """QLinearConv."""
-    return _requantize(call, accumulate_conv(call, _integer_bias(call)), axis=1)
+layers = LayerKernels()
+# QLinearConv, its sub-pixel form (`emit_integer.conv_transpose`: the same sums, requantized alike), and QGemm.
+conv, conv_transpose, linear = layers.conv, layers.conv_transpose, layers.linear
 
 
 def conv_add(call: KernelCall) -> Tensor:
     """A convolution whose kernel adds a residual, if there is one, before it rounds. onnxruntime has none."""
     if len(call.inputs) == 1:
         return conv(call)
-    total = _scaled(call, accumulate_conv(call, _integer_bias(call)), axis=1)
+    total = scaled(call, accumulate_conv(call, layers.stored_bias(call)), axis=1)
     ratio = call.in_qparams[1].scale_tensor() / call.out_qparams.scale_tensor()
     residual = call.inputs[1].float() - call.in_qparams[1].zero_point[0]
-    return _round(call, total.add_(residual * ratio))
-
-
-def conv_transpose(call: KernelCall) -> Tensor:
-    """QLinearConv of the sub-pixel form (`emit_integer.conv_transpose`): the same sums, requantized alike."""
-    return _requantize(call, accumulate_conv_transpose(call, _integer_bias(call)), axis=1)
-
-
-def linear(call: KernelCall) -> Tensor:
-    """QGemm: x [..., in], weight [out, in]."""
-    return _requantize(call, accumulate_linear(call, _integer_bias(call)), axis=-1)
+    return rounded(call, total.add_(residual * ratio))
 
 
 def matmul(call: KernelCall) -> Tensor:
     """QLinearMatMul of two activations."""
     a, b = call.in_qparams
     multiplier = a.scale_tensor() * b.scale_tensor() / call.out_qparams.scale_tensor()
-    return _round(call, accumulate_matmul(call).float() * multiplier)
-
-
-def integer_bias(bias: Tensor, in_qparams: QParams, weight_qparams: QParams) -> Tensor:
-    """The int32 bias that is stored: as it is, or a float bias over f32(s_x * s_w), halves to even."""
-    if not bias.is_floating_point():
-        return bias.to(torch.int32)
-    scale = bias_scale(in_qparams, weight_qparams).double()
-    return torch.round(bias.double() / scale).clamp(-(2**31), 2**31 - 1).to(torch.int32)
-
-
-def bias_scale(in_qparams: QParams, weight_qparams: QParams) -> Tensor:
-    """f32(s_x * s_w), [1] or [out]."""
-    return in_qparams.scale_tensor() * weight_qparams.scale_tensor()
+    return rounded(call, accumulate_matmul(call).float() * multiplier)
 
 
 def add(call: KernelCall) -> Tensor:
@@ -136,7 +102,7 @@ def global_average(call: KernelCall) -> Tensor:
     count = torch.tensor(float(math.prod(x.shape[2:])))
     total = x.sum(axes, keepdim=call.attrs.get("keepdim", True), dtype=torch.int64)
     multiplier = call.in_qparams[0].scale_tensor() / (call.out_qparams.scale_tensor() * count)
-    return _round(call, total.float() * multiplier)
+    return rounded(call, total.float() * multiplier)
 
 
 def average_pool(call: KernelCall) -> Tensor:
@@ -149,33 +115,8 @@ def average_pool(call: KernelCall) -> Tensor:
         count = torch.tensor(float(math.prod(kernel)))
     else:
         count = _window_sum(torch.ones_like(x[:1, :1]), kernel, stride, padding, attrs["ceil_mode"])
-    scaled = (total / count) / call.out_qparams.scale_tensor() + call.out_qparams.zero_point[0]
-    return torch.round(scaled).clamp(*call.clamp).to(torch.int32)
-
-
-def pool_sizes(attrs: Any, key: str, spatial: int) -> list[int]:
-    """One number for each spatial axis; an absent stride is the kernel size, [n] stands for every axis."""
-    value = attrs[key] if attrs[key] or key != "stride" else attrs["kernel_size"]
-    values = [value] if isinstance(value, int) else list(value)
-    return values * spatial if len(values) == 1 else values
-
-
-def max_pool(call: KernelCall) -> Tensor:
-    """MaxPool on the integers."""
-    x, attrs = call.inputs[0], call.attrs
-    spatial = x.ndim - 2
-    pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[spatial - 1]
-    sizes = [pool_sizes(attrs, key, spatial) for key in ("kernel_size", "stride", "padding", "dilation")]
-    largest: Tensor = pool(x.float(), *sizes, ceil_mode=attrs["ceil_mode"])
-    return largest.to(torch.int32).clamp(*call.clamp)
-
-
-def upsample_nearest(call: KernelCall) -> Tensor:
-    """Resize (nearest, asymmetric, floor) on the integers."""
-    attrs = call.attrs
-    size, factors = attrs["output_size"], attrs["scale_factors"]
-    resized = F.interpolate(call.inputs[0].float(), size=size, scale_factor=factors, mode="nearest")
-    return resized.to(torch.int32).clamp(*call.clamp)
+    mean = (total / count) / call.out_qparams.scale_tensor() + call.out_qparams.zero_point[0]
+    return torch.round(mean).clamp(*call.clamp).to(torch.int32)
 
 
 def pad(call: KernelCall) -> Tensor:
@@ -183,14 +124,9 @@ def pad(call: KernelCall) -> Tensor:
     attrs, mode = call.attrs, call.attrs.get("mode", "constant")
     x = call.inputs[0]
     if mode == "constant":
-        value = pad_value(attrs.get("value"), call.out_qparams)
+        value = as_integer(attrs.get("value"), call.out_qparams, quantize)
         return F.pad(x, attrs["pad"], value=value).clamp(*call.clamp)
     return F.pad(x.float(), attrs["pad"], mode=mode).to(torch.int32).clamp(*call.clamp)
-
-
-def pad_value(value: float | None, qp: QParams) -> int:
-    """The integer that stands for a pad constant."""
-    return int(quantize(torch.tensor([value or 0.0]), qp))
 
 
 def softmax(call: KernelCall) -> Tensor:
@@ -206,8 +142,11 @@ def softmax(call: KernelCall) -> Tensor:
 
 
 def elementwise(function: Callable[[Tensor], Tensor]) -> Kernel:
-    """A unary op as a table: dequantize, `function` in float32, quantize."""
-    return lambda call: lookup(call, function, quantize)
+    """A unary op as a table."""
+    return table(function, quantize)
+
+
+gelu = gelu_table(quantize)
 
 
 def leaky_relu(call: KernelCall) -> Tensor:
@@ -267,38 +206,6 @@ def _gate_call(call: KernelCall) -> KernelCall:
 def _gated(call: KernelCall, gate: Tensor) -> Tensor:
     operands, qparams = (call.inputs[0], gate), (call.in_qparams[0], GATE)
     return mul(dataclasses.replace(call, inputs=operands, in_qparams=qparams))
-
-
-def gelu(call: KernelCall) -> Tensor:
-    """Gelu, `approximate` as the aten op says."""
-    approximate = call.attrs["approximate"]
-    return lookup(call, lambda x: F.gelu(x, approximate=approximate), quantize)
-
-
-def _integer_bias(call: KernelCall) -> Tensor | None:
-    if call.bias is None:
-        return None
-    assert call.weight_qparams is not None
-    return integer_bias(call.bias, call.in_qparams[0], call.weight_qparams)
-
-
-def _requantize(call: KernelCall, total: Tensor, axis: int) -> Tensor:
-    return _round(call, _scaled(call, total, axis))
-
-
-def _scaled(call: KernelCall, total: Tensor, axis: int) -> Tensor:
-    """Sums in units of the output; `total` is overwritten."""
-    assert call.weight_qparams is not None
-    multiplier = bias_scale(call.in_qparams[0], call.weight_qparams) / call.out_qparams.scale_tensor()
-    return total.float().mul_(channel_shape(multiplier, total.ndim, axis))
-
-
-def _round(call: KernelCall, scaled: Tensor) -> Tensor:
-    """`scaled` is overwritten."""
-    scaled.round_()
-    if (zero_point := call.out_qparams.zero_point[0]) != 0:
-        scaled.add_(zero_point)
-    return scaled.clamp_(*call.clamp).to(call.out_qparams.dtype)
 
 
 def _window_sum(

@@ -26,6 +26,7 @@ from ...compiler.ir.nodes import flat_outputs, input_name, placeholders, sole_us
 from ...compiler.ir.ops import OPS, VIEWS, bound_args
 from ...compiler.ir.qops import is_dequantize, is_quantize
 from ...compiler.ir.sizes import Size, complete, dtype, shape
+from ...compiler.quant.kernels import bias_scale, integer_bias
 from ...compiler.quant.program import (
     DequantizeStep,
     FloatStep,
@@ -36,7 +37,6 @@ from ...compiler.quant.program import (
 from ...compiler.quant.qnodes import read_qparams
 from ...compiler.quant.qparams import QParams
 from . import emit_elementwise, emit_integer, emit_norms, emit_pools, emit_products, emit_views  # noqa: F401
-from .arithmetic import bias_scale, integer_bias
 from .table import Call, Value, lowerings
 from .writer import DTYPES, Writer, model_bytes
 

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from ...compiler.ir.ops import aten, clamp_bounds
 from ...compiler.ir.sizes import Size, shape
+from ...compiler.quant.kernels import as_integer
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import quantize
-from .arithmetic import GATE, HALF, pad_value, sixth
+from .arithmetic import GATE, HALF, sixth
 from .emit_pools import onnx_pads, pad_mode
 from .emit_products import spread
 from .emit_views import split_sizes
@@ -184,7 +185,7 @@ def pad(emitter: Emitter, step: IntegerStep) -> str:
     inputs = [_input(emitter, step), pads]
     if mode == "constant":
         qp = step.out_qparams
-        inputs.append(w.scalar(pad_value(step.attrs.get("value"), qp), qp.dtype))
+        inputs.append(w.scalar(as_integer(step.attrs.get("value"), qp, quantize), qp.dtype))
     return w.op("Pad", inputs, emitter.inner_name(step), mode=mode)
 
 

@@ -10,7 +10,7 @@ from torch import fx
 
 from ...compiler.ir.ops import aten, bound_args
 from ...compiler.ir.sizes import shape
-from .arithmetic import pool_sizes
+from ...compiler.quant.kernels import pool_sizes
 from .emit_views import sizes_of
 from .table import Call, lowerings
 from .writer import Writer

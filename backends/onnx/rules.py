@@ -18,9 +18,11 @@ from torch._ops import OpOverload
 
 from ...compiler.ir.clamps import unusable_bounds
 from ...compiler.ir.ops import bound_args
-from ...compiler.ir.sizes import ShapeUnknown, shape
+from ...compiler.ir.sizes import shape
+from ...compiler.quant import kernels
 from ...compiler.quant.arithmetic import move, piece, reshape, unchanged
 from ...compiler.quant.qparams import QParams, QSpec, quantize
+from ...compiler.quant.supports import fixed_arguments, one_output, plain_sum, two_tensors, with_known_shapes
 from ...compiler.quant.target import OpRule, TargetSpec
 from . import arithmetic
 from .emit_pools import average_pool_reason
@@ -36,29 +38,6 @@ _PROBABILITY = QParams((1 / 256,), (0,), 0, 255, torch.uint8)
 _TANH = QParams((1 / 128,), (128,), 0, 255, torch.uint8)
 
 
-def _checked(check: Callable[[fx.Node], str | None]) -> Callable[[fx.Node], str | None]:
-    """`check`, with an unknown shape as a reason."""
-
-    def reason(node: fx.Node) -> str | None:
-        try:
-            return check(node)
-        except ShapeUnknown as error:
-            return str(error)
-
-    return reason
-
-
-def _plain_sum(node: fx.Node) -> str | None:
-    args = bound_args(node)
-    if not isinstance(args["other"], fx.Node):
-        return "the other operand is a number"
-    return None if args["alpha"] == 1 else "alpha is not 1"
-
-
-def _two_tensors(node: fx.Node) -> str | None:
-    return None if isinstance(bound_args(node)["other"], fx.Node) else "the other operand is a number"
-
-
 def _undilated(node: fx.Node) -> str | None:
     dilation, sizes = bound_args(node)["dilation"], shape(node.args[0])[2:]
     if set(dilation if isinstance(dilation, (list, tuple)) else [dilation]) != {1}:
@@ -72,11 +51,6 @@ def _matrix(node: fx.Node) -> str | None:
 
 def _linear(node: fx.Node) -> str | None:
     return "the input is a vector" if len(shape(node.args[0])) < 2 else None
-
-
-def _one_output(node: fx.Node) -> str | None:
-    size = bound_args(node)["output_size"]
-    return None if set(size if isinstance(size, (list, tuple)) else [size]) == {1} else "output size is not 1"
 
 
 def _spatial_mean(node: fx.Node) -> str | None:
@@ -127,11 +101,6 @@ def _kept_symbols(node: fx.Node) -> str | None:
     return "a symbolic axis is expanded" if grown or changed else None
 
 
-def _static(node: fx.Node) -> str | None:
-    symbolic = any(isinstance(value, fx.Node) for value in list(node.args)[1:])
-    return "a bound is symbolic" if symbolic else None
-
-
 def _pieces(node: fx.Node) -> str | None:
     args = bound_args(node)
     axis_size = shape(node.args[0])[args["dim"]]
@@ -148,12 +117,12 @@ def _several_terms(node: fx.Node) -> str | None:
 
 def _move(op: Callable[..., Any], check: Callable[[fx.Node], str | None] | None = None) -> OpRule:
     rule = OpRule(move(op), shared=True)
-    return rule if check is None else dataclasses.replace(rule, check=_checked(check))
+    return rule if check is None else dataclasses.replace(rule, check=with_known_shapes(check))
 
 
 def _compute(kernel: Any, check: Callable[[fx.Node], str | None] | None = None) -> OpRule:
     rule = OpRule(kernel, fuses=_CLAMPS)
-    return rule if check is None else dataclasses.replace(rule, check=_checked(check))
+    return rule if check is None else dataclasses.replace(rule, check=with_known_shapes(check))
 
 
 def _table(function: Any, fixed: QParams | None = None, tolerance: int = 0) -> OpRule:
@@ -175,9 +144,9 @@ def _products() -> dict[OpOverload, OpRule]:
         aten.matmul.default: product,
         aten.bmm.default: product,
         aten.mm.default: product,
-        aten.add.Tensor: _compute(arithmetic.add, _plain_sum),
-        aten.mul.Tensor: _compute(arithmetic.mul, _two_tensors),
-        aten.sub.Tensor: _compute(arithmetic.sub, _plain_sum),
+        aten.add.Tensor: _compute(arithmetic.add, plain_sum),
+        aten.mul.Tensor: _compute(arithmetic.mul, two_tensors),
+        aten.sub.Tensor: _compute(arithmetic.sub, plain_sum),
         aten.cat.default: _compute(arithmetic.concat),
     }
 
@@ -196,16 +165,16 @@ def _elementwise() -> dict[OpOverload, OpRule]:
         aten.tanh.default: _table(torch.tanh, fixed=_TANH, tolerance=1),
         aten.silu.default: OpRule(arithmetic.silu, tolerance=1),
         aten.gelu.default: OpRule(arithmetic.gelu, tolerance=1),
-        aten.softmax.int: OpRule(arithmetic.softmax, fixed=_PROBABILITY, check=_checked(_several_terms)),
+        aten.softmax.int: OpRule(arithmetic.softmax, fixed=_PROBABILITY, check=with_known_shapes(_several_terms)),
     }
 
 
 def _pools() -> dict[OpOverload, OpRule]:
     average = _compute(arithmetic.average_pool, average_pool_reason)
-    over_space = _compute(arithmetic.global_average, _one_output)
-    largest = OpRule(arithmetic.max_pool, shared=True)
-    nearest = OpRule(arithmetic.upsample_nearest, shared=True, check=_checked(_whole_factors))
-    padding = OpRule(arithmetic.pad, shared=True, check=_checked(_grows))
+    over_space = _compute(arithmetic.global_average, one_output)
+    largest = OpRule(kernels.max_pool, shared=True)
+    nearest = OpRule(kernels.upsample_nearest, shared=True, check=with_known_shapes(_whole_factors))
+    padding = OpRule(arithmetic.pad, shared=True, check=with_known_shapes(_grows))
     return {
         aten.avg_pool1d.default: average,
         aten.avg_pool2d.default: average,
@@ -227,9 +196,9 @@ def _pools() -> dict[OpOverload, OpRule]:
 
 def _views() -> dict[OpOverload, OpRule]:
     def pieces(op: Any) -> OpRule:
-        return OpRule(piece(op), shared=True, check=_checked(_pieces))
+        return OpRule(piece(op), shared=True, check=with_known_shapes(_pieces))
 
-    reshaped = OpRule(reshape, shared=True, check=_checked(_reshape))
+    reshaped = OpRule(reshape, shared=True, check=with_known_shapes(_reshape))
     return {
         aten.view.default: reshaped,
         aten.reshape.default: reshaped,
@@ -241,8 +210,8 @@ def _views() -> dict[OpOverload, OpRule]:
         aten.squeeze.dim: _move(aten.squeeze.dim),
         aten.squeeze.dims: _move(aten.squeeze.dims),
         aten.expand.default: _move(aten.expand.default, _kept_symbols),
-        aten.slice.Tensor: _move(aten.slice.Tensor, _static),
-        aten.select.int: _move(aten.select.int, _static),
+        aten.slice.Tensor: _move(aten.slice.Tensor, fixed_arguments),
+        aten.select.int: _move(aten.select.int, fixed_arguments),
         aten.contiguous.default: _move(aten.contiguous.default),
         aten.pixel_shuffle.default: _move(aten.pixel_shuffle.default),
         aten.split.Tensor: pieces(aten.split.Tensor),

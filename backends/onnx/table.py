@@ -1,16 +1,16 @@
-"""The table of lowerings: aten op -> the function that writes its ONNX nodes, and the check beside it."""
+"""The table of lowerings to ONNX nodes, and what each is given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from ...compiler.ir.ops import op_name
-from ...compiler.ir.sizes import ShapeUnknown, Size, dtype, shape
+from ...compiler.ir.sizes import Size, dtype, shape
+from ..lowering_table import LoweringTable
 from .writer import Writer
 
 
@@ -54,48 +54,5 @@ class Call:
 
 
 Lowering = Callable[[Writer, Call], "str | tuple[str, ...]"]
-Check = Callable[[fx.Node], "str | None"]
 
-
-class LoweringTable:
-    """Aten targets and how to write each. Coverage and emission read the same table."""
-
-    def __init__(self) -> None:
-        self._rows: dict[Any, tuple[Lowering, Check | None]] = {}
-
-    def op(self, *targets: Any, check: Check | None = None) -> Callable[[Lowering], Lowering]:
-        """Register a lowering for every target; registering a target twice is an error."""
-
-        def register(lowering: Lowering) -> Lowering:
-            for target in targets:
-                if target in self._rows:
-                    raise ValueError(f"{op_name(target)} has two lowerings")
-                self._rows[target] = (lowering, check)
-            return lowering
-
-        return register
-
-    def __getitem__(self, target: Any) -> Lowering:
-        return self._rows[target][0]
-
-    def reason(self, node: fx.Node) -> str | None:
-        """Why `node` cannot be lowered, or None."""
-        row = self._rows.get(node.target)
-        if row is None:
-            return "no lowering"
-        try:
-            return None if row[1] is None else row[1](node)
-        except ShapeUnknown as error:
-            return str(error)
-
-    def unsupported(self, nodes: Sequence[fx.Node]) -> list[tuple[str, str, str]]:
-        """(node, op, reason) of every node that cannot be lowered."""
-        found = ((node, self.reason(node)) for node in nodes)
-        return [(node.name, _full_name(node.target), reason) for node, reason in found if reason is not None]
-
-
-lowerings = LoweringTable()
-
-
-def _full_name(target: Any) -> str:
-    return f"{getattr(target, 'namespace', 'python')}.{op_name(target)}"
+lowerings: LoweringTable[Lowering] = LoweringTable()

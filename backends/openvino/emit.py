@@ -11,9 +11,9 @@ from torch import fx
 from ...compiler.ir.ops import CONV, aten, bound_args
 from ...compiler.ir.sizes import shape
 from ...compiler.quant.fusing import ACTIVATIONS
+from ...compiler.quant.kernels import pool_sizes
 from ...compiler.quant.program import IntegerStep, Program
 from ..onnx import emit, emit_integer
-from ..onnx.arithmetic import pool_sizes
 from ..onnx.emit import Emitter
 from ..onnx.emit_products import spread
 from ..onnx.table import Value

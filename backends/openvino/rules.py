@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ...compiler.ir.ops import aten
 from ...compiler.quant.arithmetic import KernelCall, accumulate_conv, channel_shape
 from ...compiler.quant.fusing import ACTIVATIONS
+from ...compiler.quant.kernels import bias_scale, integer_bias
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import QParams, dequantize
 from ...compiler.quant.saturation import any_two, by_output
@@ -55,8 +56,8 @@ def conv(call: KernelCall) -> Tensor:
     assert call.weight_qparams is not None
     bias = None
     if call.bias is not None:
-        bias = arithmetic.integer_bias(call.bias, call.in_qparams[0], call.weight_qparams)
-    scale = arithmetic.bias_scale(call.in_qparams[0], call.weight_qparams)
+        bias = integer_bias(call.bias, call.in_qparams[0], call.weight_qparams)
+    scale = bias_scale(call.in_qparams[0], call.weight_qparams)
     total = accumulate_conv(call, bias)
     real = total.float() * channel_shape(scale, total.ndim, 1)
     if len(call.inputs) > 1:

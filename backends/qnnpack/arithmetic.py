@@ -27,15 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...compiler.quant.arithmetic import (
-    Kernel,
-    KernelCall,
-    accumulate_conv,
-    accumulate_conv_transpose,
-    accumulate_linear,
-    centered,
-    channel_shape,
-)
+from ...compiler.quant.arithmetic import Kernel, KernelCall, centered, channel_shape
+from ...compiler.quant.kernels import LayerKernels, bias_scale, rounded
 from ...compiler.quant.qparams import QParams
 
 aten = torch.ops.aten
@@ -43,29 +36,23 @@ aten = torch.ops.aten
 _ADD_BITS = 22
 
 
-def conv(call: KernelCall) -> Tensor:
-    """quantized::conv1d, conv2d."""
-    return _requantize(call, accumulate_conv(call, bias_integers(call)), axis=1)
-
-
-def conv_transpose(call: KernelCall) -> Tensor:
-    """quantized::conv_transpose1d, 2d."""
-    return _requantize(call, accumulate_conv_transpose(call, bias_integers(call)), axis=1)
-
-
-def linear(call: KernelCall) -> Tensor:
-    """quantized::linear: x [..., in], weight [out, in]."""
-    return _requantize(call, accumulate_linear(call, bias_integers(call)), axis=-1)
-
-
-def bias_integers(call: KernelCall) -> Tensor | None:
+def bias_integers(bias: Tensor, in_qparams: QParams, weight_qparams: QParams) -> Tensor:
     """The int32 bias that the kernels make of the float one that they are given; it goes through float32, so that
     integers beyond 2**21 may come out a little otherwise than they went in."""
-    if call.bias is None:
-        return None
-    scale = _product_scale(call)
-    real = call.bias if call.bias.is_floating_point() else call.bias.float() * scale
+    scale = bias_scale(in_qparams, weight_qparams)
+    real = bias if bias.is_floating_point() else bias.float() * scale
     return torch.round(real * (1.0 / scale)).clamp(-(2**31), 2**31 - 1).to(torch.int64)
+
+
+def _requantize(call: KernelCall, total: Tensor, axis: int) -> Tensor:
+    """`total` is overwritten."""
+    assert call.weight_qparams is not None
+    scale = bias_scale(call.in_qparams[0], call.weight_qparams) * (1.0 / call.out_qparams.scale_tensor())
+    return rounded(call, total.float().mul_(channel_shape(scale, total.ndim, axis)))
+
+
+# quantized::conv1d and conv2d, conv_transpose1d and 2d, linear.
+layers = LayerKernels(bias_integers, _requantize)
 
 
 def add(call: KernelCall) -> Tensor:
@@ -151,18 +138,6 @@ def _average(call: KernelCall, total: Tensor, count: Tensor) -> Tensor:
     multiplier = scale / (scale * count.float())
     mean = torch.round(torch.round(total).float() * multiplier)
     return _finish(call, mean + call.out_qparams.zero_point[0])
-
-
-def _product_scale(call: KernelCall) -> Tensor:
-    assert call.weight_qparams is not None
-    return call.in_qparams[0].scale_tensor() * call.weight_qparams.scale_tensor()
-
-
-def _requantize(call: KernelCall, total: Tensor, axis: int) -> Tensor:
-    """`total` is overwritten."""
-    inverse = 1.0 / call.out_qparams.scale_tensor()
-    multiplier = channel_shape(_product_scale(call) * inverse, total.ndim, axis)
-    return _finish(call, total.float().mul_(multiplier).round_().add_(call.out_qparams.zero_point[0]))
 
 
 def _fixed_point_sum(

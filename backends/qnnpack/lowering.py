@@ -9,10 +9,10 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from ...compiler.ir.shapes import recorded_shape
 from ...compiler.quant.program import IntegerStep
 from ..torchscript.builder import Builder
 from ..torchscript.lowering import activated, bounded, clamped, scalars
-from ..torchscript.rules import recorded_shape
 from .rules import runs_of
 from .windows import PoolRuns, Run
 

@@ -10,9 +10,10 @@ from torch import fx
 from torch._ops import OpOverload
 
 from ...compiler.ir.ops import bound_args
+from ...compiler.ir.shapes import recorded_shape
 from ...compiler.quant.qparams import QParams
 from ...compiler.quant.target import OpRule
-from ..torchscript.rules import ProductKernels, products, recorded_shape, shared_rows
+from ..torchscript.rules import ProductKernels, products, shared_rows
 from ..torchscript.transposed import TransposeRoad
 from . import arithmetic
 from .windows import MOST_PARTS, PoolRuns, adaptive_runs, is_plain, pair, pool_runs
@@ -31,7 +32,7 @@ _KERNELS = {
 
 def rows() -> dict[OpOverload, OpRule]:
     """Every rule; all of them are exact."""
-    kernels = ProductKernels(arithmetic.conv, arithmetic.conv_transpose, arithmetic.linear)
+    kernels = ProductKernels(arithmetic.layers.conv, arithmetic.layers.conv_transpose, arithmetic.layers.linear)
     weighted = products(kernels, lambda shape: TransposeRoad.PLAIN)
     shared = shared_rows()
     own = {op: replace(shared[op], kernel=kernel, tolerance=0) for op, kernel in _KERNELS.items()}

@@ -11,8 +11,9 @@ from torch import fx
 from ...compiler.ir.ops import aten, bound_args
 from ...compiler.ir.sizes import dtype
 from ...compiler.quant.qparams import QParams
+from ..xnnpack.arithmetic import PROBABILITY
 from .activations import limited
-from .arithmetic import GATE, LARGEST, PROBABILITY, SHIFTED, SIXTH, THREE, alone_bounds
+from .arithmetic import GATE, LARGEST, SHIFTED, SIXTH, THREE, alone_bounds
 from .table import Call, elementwise, lowerings
 from .values import Form, Value, aligned, common_form, constant_value, in_form, read
 from .writer import DTYPES, Tensor, Writer

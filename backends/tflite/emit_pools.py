@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from ...compiler.ir.ops import aten, bound_args
 from ...compiler.ir.sizes import dtype, shape
-from .arithmetic import pad_value, pool_sizes
+from ...compiler.quant.kernels import as_integer, pool_sizes
+from .arithmetic import quantize
 from .emit_products import SAME, VALID, image, image_sizes
 from .table import Call, lowerings
 from .values import Form, Value, channels_last, constant_value, held, in_form, read, reshape
@@ -298,7 +299,7 @@ def pad(w: Writer, call: Call) -> Value:
         table = w.constant(torch.tensor(ordered, dtype=torch.int32))
         return call.result(w.op("MIRROR_PAD", [tensor, table], in_form(call.sizes, form), call.name), form)
     value = call.args.get("value") or 0.0
-    number = pad_value(value, call.qparams) if call.qparams is not None else value
+    number = as_integer(value, call.qparams, quantize) if call.qparams is not None else value
     return call.result(filled(w, tensor, ordered, number, call.name), form)
 
 

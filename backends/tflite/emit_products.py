@@ -21,8 +21,8 @@ from ...compiler.ir.constants import constant
 from ...compiler.ir.ops import OPS, aten, bound_args
 from ...compiler.ir.qops import is_dequantize
 from ...compiler.ir.sizes import shape
+from ...compiler.quant.kernels import bias_scale, integer_bias
 from ...compiler.quant.qparams import QParams
-from .arithmetic import bias_scale, integer_bias
 from .table import Call, lowerings
 from .values import Value, aligned, channels_last, in_form, natural, read, reshape, same_memory
 from .writer import Size, Tensor, Writer

@@ -11,7 +11,7 @@ from torch import fx
 
 from ...compiler.ir.ops import aten, bound_args
 from ...compiler.ir.sizes import shape
-from .arithmetic import pool_sizes
+from ...compiler.quant.kernels import pool_sizes
 from .emit_pools import pooled_image, window_factors
 from .emit_products import VALID, convolution_reason, spread, weights_of
 from .table import Call, lowerings

@@ -16,16 +16,24 @@ from torch._ops import OpOverload
 
 from ...compiler.ir.clamps import unusable_bounds
 from ...compiler.ir.ops import aten, bound_args
-from ...compiler.ir.sizes import ShapeUnknown, shape
+from ...compiler.ir.sizes import shape
+from ...compiler.quant import kernels
 from ...compiler.quant.arithmetic import move, piece, reshape, unchanged
-from ...compiler.quant.qparams import QSpec
+from ...compiler.quant.supports import (
+    all_of,
+    fixed_arguments,
+    growing_pad,
+    one_output,
+    plain_sum,
+    two_tensors,
+    with_known_shapes,
+)
 from ...compiler.quant.target import OpRule, TargetSpec
+from ..xnnpack import arithmetic as xnnpack
+from ..xnnpack.arithmetic import INT8, WEIGHT
 from . import arithmetic
 from .emit_pools import plain_average, whole_factors
 from .table import lowerings
-
-INT8 = QSpec(-128, 127, torch.int8)
-WEIGHT = QSpec(-127, 127, torch.int8, symmetric=True, per_channel=True)
 
 _CLAMPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.clamp.Tensor})
 
@@ -34,31 +42,7 @@ _Check = Callable[[fx.Node], "str | None"]
 
 def _checked(target: OpOverload, check: _Check | None) -> _Check:
     """What the emitter refuses, then `check`; an unknown shape is a reason too."""
-
-    def reason(node: fx.Node) -> str | None:
-        try:
-            found = lowerings.reason(node)
-            return found if found is not None or check is None else check(node)
-        except ShapeUnknown as error:
-            return str(error)
-
-    return reason
-
-
-def _plain_sum(node: fx.Node) -> str | None:
-    args = bound_args(node)
-    if not isinstance(args["other"], fx.Node):
-        return "the other operand is a number"
-    return None if args["alpha"] == 1 else "alpha is not 1"
-
-
-def _two_tensors(node: fx.Node) -> str | None:
-    return None if isinstance(bound_args(node)["other"], fx.Node) else "the other operand is a number"
-
-
-def _one_output(node: fx.Node) -> str | None:
-    size = bound_args(node)["output_size"]
-    return None if set(size if isinstance(size, (list, tuple)) else [size]) == {1} else "output size is not 1"
+    return lowerings.reason if check is None else all_of(lowerings.reason, with_known_shapes(check))
 
 
 def _plain_mean(node: fx.Node) -> str | None:
@@ -72,18 +56,12 @@ def _constant_pad(node: fx.Node) -> str | None:
     args = bound_args(node)
     if args.get("mode", "constant") != "constant":
         return f"no integer kernel for mode {args['mode']}"
-    whole = all(isinstance(side, int) and side >= 0 for side in args["pad"])
-    return None if whole else "a pad is negative or symbolic"
+    return growing_pad(node)
 
 
 def _one_unknown(node: fx.Node) -> str | None:
     unknown = sum(not isinstance(size, int) for size in shape(node))
     return "more than one size is unknown" if unknown > 1 else None
-
-
-def _static(node: fx.Node) -> str | None:
-    symbolic = any(isinstance(value, fx.Node) for value in list(node.args)[1:])
-    return "a bound is symbolic" if symbolic else None
 
 
 def _last_axis(node: fx.Node) -> str | None:
@@ -103,10 +81,10 @@ def _products() -> dict[OpOverload, OpRule]:
         aten.mm.default: OpRule(arithmetic.matmul, fuses=_CLAMPS),
     }
     sums = {
-        aten.add.Tensor: (OpRule(arithmetic.add, fuses=_CLAMPS), _plain_sum),
-        aten.sub.Tensor: (OpRule(arithmetic.sub, fuses=_CLAMPS), _plain_sum),
-        aten.mul.Tensor: (OpRule(arithmetic.mul, fuses=_CLAMPS), _two_tensors),
-        aten.cat.default: (OpRule(arithmetic.concat, shared=True), None),
+        aten.add.Tensor: (OpRule(arithmetic.add, fuses=_CLAMPS), plain_sum),
+        aten.sub.Tensor: (OpRule(arithmetic.sub, fuses=_CLAMPS), plain_sum),
+        aten.mul.Tensor: (OpRule(arithmetic.mul, fuses=_CLAMPS), two_tensors),
+        aten.cat.default: (OpRule(kernels.concat, shared=True), None),
     }
     return {op: _with(op, rule) for op, rule in rows.items()} | {
         op: _with(op, rule, check) for op, (rule, check) in sums.items()
@@ -120,15 +98,15 @@ def _elementwise() -> dict[OpOverload, OpRule]:
         aten.hardtanh.default: (clamp, None),
         aten.clamp.default: (clamp, None),
         aten.clamp.Tensor: (OpRule(unchanged, shared=True), unusable_bounds),
-        aten.leaky_relu.default: (OpRule(arithmetic.leaky_relu), None),
+        aten.leaky_relu.default: (OpRule(xnnpack.leaky_relu), None),
         aten.hardswish.default: (OpRule(arithmetic.hardswish), None),
         aten.hardsigmoid.default: (OpRule(arithmetic.hardsigmoid, fixed=arithmetic.GATE), None),
         aten.sigmoid.default: (
-            OpRule(arithmetic.elementwise(torch.sigmoid), tolerance=1, fixed=arithmetic.PROBABILITY), None),
-        aten.tanh.default: (OpRule(arithmetic.elementwise(torch.tanh), tolerance=1, fixed=arithmetic.TANH), None),
+            OpRule(xnnpack.elementwise(torch.sigmoid), tolerance=1, fixed=xnnpack.PROBABILITY), None),
+        aten.tanh.default: (OpRule(xnnpack.elementwise(torch.tanh), tolerance=1, fixed=xnnpack.TANH), None),
         aten.silu.default: (OpRule(arithmetic.silu, tolerance=1), None),
         aten.gelu.default: (OpRule(arithmetic.gelu, tolerance=1), None),
-        aten.softmax.int: (OpRule(arithmetic.softmax, tolerance=1, fixed=arithmetic.PROBABILITY), _last_axis),
+        aten.softmax.int: (OpRule(arithmetic.softmax, tolerance=1, fixed=xnnpack.PROBABILITY), _last_axis),
     }  # fmt: skip
     return {op: _with(op, rule, check) for op, (rule, check) in rows.items()}
 
@@ -136,14 +114,14 @@ def _elementwise() -> dict[OpOverload, OpRule]:
 def _pools() -> dict[OpOverload, OpRule]:
     average = OpRule(arithmetic.average_pool, shared=True)
     over_space = OpRule(arithmetic.mean, fuses=_CLAMPS)
-    largest = OpRule(arithmetic.max_pool, shared=True)
-    nearest = OpRule(arithmetic.upsample_nearest, shared=True)
+    largest = OpRule(kernels.max_pool, shared=True)
+    nearest = OpRule(kernels.upsample_nearest, shared=True)
     padding = OpRule(arithmetic.pad, shared=True)
     rows: dict[OpOverload, tuple[OpRule, _Check | None]] = {
         aten.avg_pool1d.default: (average, plain_average),
         aten.avg_pool2d.default: (average, plain_average),
-        aten.adaptive_avg_pool1d.default: (over_space, _one_output),
-        aten.adaptive_avg_pool2d.default: (over_space, _one_output),
+        aten.adaptive_avg_pool1d.default: (over_space, one_output),
+        aten.adaptive_avg_pool2d.default: (over_space, one_output),
         aten.mean.dim: (over_space, _plain_mean),
         aten.max_pool1d.default: (largest, None),
         aten.max_pool2d.default: (largest, None),
@@ -173,8 +151,8 @@ def _views() -> dict[OpOverload, OpRule]:
         aten.unsqueeze.default: (moved(aten.unsqueeze.default), _one_unknown),
         aten.squeeze.dim: (moved(aten.squeeze.dim), _one_unknown),
         aten.squeeze.dims: (moved(aten.squeeze.dims), _one_unknown),
-        aten.slice.Tensor: (moved(aten.slice.Tensor), _static),
-        aten.select.int: (moved(aten.select.int), _static),
+        aten.slice.Tensor: (moved(aten.slice.Tensor), fixed_arguments),
+        aten.select.int: (moved(aten.select.int), fixed_arguments),
         aten.contiguous.default: (moved(aten.contiguous.default), None),
         aten.pixel_shuffle.default: (moved(aten.pixel_shuffle.default), _one_unknown),
         aten.split.Tensor: (pieces(aten.split.Tensor), None),
@@ -196,7 +174,7 @@ TFLITE = TargetSpec(
     weight=WEIGHT,
     bias="int32",
     ops=_OPS,
-    quantize=arithmetic.quantize,
+    quantize=xnnpack.quantize,
     isa=("vnni",),
     saturation={"avx2": None, "vnni": None, "neon": None},
     channel_clamp="slow",

@@ -42,6 +42,7 @@ from ...compiler.quant.arithmetic import (
     centered,
     channel_shape,
 )
+from ...compiler.quant.kernels import as_integer, clamp_alone
 from ...compiler.quant.qparams import QParams
 from .transposed import TransposedShape, x86_takes_fbgemm
 
@@ -111,19 +112,7 @@ def mul(call: KernelCall) -> Tensor:
     return _finish(call, torch.round(product * multiplier) + call.out_qparams.zero_point[0])
 
 
-def concat(call: KernelCall) -> Tensor:
-    """quantized::cat of inputs with the output's own parameters: the integers themselves."""
-    return torch.cat(call.inputs, call.attrs["dim"]).clamp(*call.clamp)
-
-
-def clamp(call: KernelCall) -> Tensor:
-    """relu, hardtanh or clamp by numbers, standing alone: the op's bounds as integers, parameters kept."""
-    attrs, qp = call.attrs, call.in_qparams[0]
-    low = attrs.get("min_val", attrs.get("min", 0.0))
-    high = attrs.get("max_val", attrs.get("max"))
-    low_integer = qp.qmin if low is None else int(quantize(torch.tensor([float(low)]), qp))
-    high_integer = qp.qmax if high is None else int(quantize(torch.tensor([float(high)]), qp))
-    return call.inputs[0].clamp(low_integer, high_integer).clamp(*call.clamp)
+clamp = clamp_alone(quantize)
 
 
 def elementwise(function: Callable[[Tensor], Tensor]) -> Kernel:
@@ -188,8 +177,8 @@ def upsample_nearest(call: KernelCall) -> Tensor:
 
 def pad(call: KernelCall) -> Tensor:
     """Constant padding on the integers; the constant is quantized first."""
-    value = quantize(torch.tensor([call.attrs.get("value") or 0.0]), call.in_qparams[0])
-    return aten.constant_pad_nd(call.inputs[0], call.attrs["pad"], int(value)).clamp(*call.clamp)
+    value = as_integer(call.attrs.get("value"), call.in_qparams[0], quantize)
+    return aten.constant_pad_nd(call.inputs[0], call.attrs["pad"], value).clamp(*call.clamp)
 
 
 def _fbgemm_requantize(call: KernelCall, total: Tensor, axis: int) -> Tensor:

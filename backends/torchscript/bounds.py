@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from ...compiler.ir.shapes import recorded_shape
 from ...compiler.quant.program import IntegerStep
 from .builder import Builder
-from .rules import recorded_shape
 
 aten = torch.ops.aten
 

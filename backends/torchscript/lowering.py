@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, clamp_bounds, op_name
+from ...compiler.ir.shapes import recorded_shape
 from ...compiler.quant.arithmetic import static_sizes
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import QParams
@@ -22,7 +23,7 @@ from . import bounds, deprecated
 from .arithmetic import quantize
 from .builder import Builder
 from .grouping import ConvShape, Road, merge_groups, split_into_frames
-from .rules import output_size, recorded_shape
+from .rules import output_size
 from .transposed import TransposedShape, TransposeRoad, add_taps
 
 aten = torch.ops.aten

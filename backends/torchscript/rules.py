@@ -17,11 +17,13 @@ from torch.nn import functional as F
 
 from ...compiler.ir.clamps import unusable_bounds
 from ...compiler.ir.constants import constant
-from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, OPS, bound_args
-from ...compiler.ir.qops import is_dequantize, is_quantize
-from ...compiler.ir.shapes import tensor_meta
+from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, bound_args
+from ...compiler.ir.qops import is_dequantize
+from ...compiler.ir.shapes import recorded_shape
 from ...compiler.quant.arithmetic import Kernel, move, piece, reshape, unchanged
+from ...compiler.quant.kernels import concat
 from ...compiler.quant.qparams import QParams, QSpec
+from ...compiler.quant.supports import all_of, batched, image_mean, matrix, plain_sum, rank, two_tensors
 from ...compiler.quant.target import OpRule, Support, always
 from . import arithmetic
 from .transposed import TransposedShape, TransposeRoad
@@ -56,12 +58,12 @@ def products(
         if shape is None:
             return "its weight's shape is not known"
         found = transpose_road(TransposedShape.of(shape, bound_args(node)))
-        return found if isinstance(found, str) else _batched(node)
+        return found if isinstance(found, str) else batched(node)
 
     transposed = OpRule(kernels.conv_transpose, weight=_WEIGHT_PER_TENSOR, fuses=_CLAMPS, check=takes)
-    rows = {op: OpRule(kernels.conv, fuses=_CLAMPS, check=_batched) for op in CONV}
+    rows = {op: OpRule(kernels.conv, fuses=_CLAMPS, check=batched) for op in CONV}
     rows |= dict.fromkeys(CONV_TRANSPOSE, transposed)
-    return rows | {aten.linear.default: OpRule(kernels.linear, fuses=_CLAMPS, check=_matrix)}
+    return rows | {aten.linear.default: OpRule(kernels.linear, fuses=_CLAMPS, check=matrix)}
 
 
 def shared_rows() -> dict[OpOverload, OpRule]:
@@ -77,14 +79,6 @@ def weight_shape(node: fx.Node) -> tuple[int, ...] | None:
     return None if found is None else tuple(found.shape)
 
 
-def recorded_shape(node: object) -> tuple[int, ...] | None:
-    """The recorded shape of a value, looked up through quantize and dequantize nodes."""
-    while is_dequantize(node) or is_quantize(node):
-        node = node.args[0]  # type: ignore[attr-defined]
-    value = tensor_meta(node) if isinstance(node, fx.Node) else None
-    return None if value is None else tuple(value.shape)
-
-
 def output_size(node: fx.Node) -> tuple[int, ...] | None:
     """The spatial sizes of a convolution's result, where all of them are known."""
     shape = recorded_shape(node)
@@ -95,9 +89,9 @@ def output_size(node: fx.Node) -> tuple[int, ...] | None:
 def _elementwise() -> dict[OpOverload, OpRule]:
     clamp = OpRule(arithmetic.clamp, shared=True)
     return {
-        aten.add.Tensor: OpRule(arithmetic.add, tolerance=1, fuses=_CLAMPS, check=_plain_sum),
-        aten.mul.Tensor: OpRule(arithmetic.mul, fuses=_CLAMPS, check=_two_tensors),
-        aten.cat.default: OpRule(arithmetic.concat, shared=True),
+        aten.add.Tensor: OpRule(arithmetic.add, tolerance=1, fuses=_CLAMPS, check=plain_sum),
+        aten.mul.Tensor: OpRule(arithmetic.mul, fuses=_CLAMPS, check=two_tensors),
+        aten.cat.default: OpRule(concat, shared=True),
         aten.relu.default: clamp,
         aten.hardtanh.default: clamp,
         aten.clamp.default: clamp,
@@ -112,16 +106,16 @@ def _elementwise() -> dict[OpOverload, OpRule]:
 
 def _pools() -> dict[OpOverload, OpRule]:
     def rule(kernel: Kernel, *checks: Support) -> OpRule:
-        return OpRule(kernel, shared=True, check=_all_of(*checks))
+        return OpRule(kernel, shared=True, check=all_of(*checks))
 
     padding = rule(arithmetic.pad, _constant_pad)
     return {
-        aten.max_pool1d.default: rule(arithmetic.max_pool, _rank(3)),
-        aten.max_pool2d.default: rule(arithmetic.max_pool, _rank(4)),
-        aten.avg_pool2d.default: rule(arithmetic.average_pool, _rank(4), _plain_divisor),
-        aten.adaptive_avg_pool2d.default: rule(arithmetic.adaptive_average_pool, _rank(4), _static),
-        aten.mean.dim: rule(arithmetic.adaptive_average_pool, _rank(4), _spatial_mean),
-        aten.upsample_nearest2d.vec: rule(arithmetic.upsample_nearest, _rank(4), _static),
+        aten.max_pool1d.default: rule(arithmetic.max_pool, rank(3)),
+        aten.max_pool2d.default: rule(arithmetic.max_pool, rank(4)),
+        aten.avg_pool2d.default: rule(arithmetic.average_pool, rank(4), _plain_divisor),
+        aten.adaptive_avg_pool2d.default: rule(arithmetic.adaptive_average_pool, rank(4), _static),
+        aten.mean.dim: rule(arithmetic.adaptive_average_pool, rank(4), image_mean),
+        aten.upsample_nearest2d.vec: rule(arithmetic.upsample_nearest, rank(4), _static),
         aten.pad.default: padding,
         aten.constant_pad_nd.default: padding,
     }
@@ -148,50 +142,8 @@ def _views() -> dict[OpOverload, OpRule]:
     }
 
 
-def _all_of(*checks: Support) -> Support:
-    return lambda node: next((reason for check in checks if (reason := check(node)) is not None), None)
-
-
-def _rank(expected: int) -> Support:
-    def check(node: fx.Node) -> str | None:
-        shape = recorded_shape(node.args[0])
-        if shape is None:
-            return "its input's shape is not known"
-        return None if len(shape) == expected else f"its input has {len(shape)} axes, the kernel takes {expected}"
-
-    return check
-
-
-def _batched(node: fx.Node) -> str | None:
-    """Convolutions take inputs with a batch axis only."""
-    shape = recorded_shape(node.args[0])
-    expected = OPS[node.target].spatial + 2  # type: ignore[index]
-    return "its input has no batch axis" if shape is not None and len(shape) != expected else None
-
-
-def _matrix(node: fx.Node) -> str | None:
-    shape = recorded_shape(node.args[0])
-    return "its input is a vector" if shape is not None and len(shape) < 2 else None
-
-
-def _plain_sum(node: fx.Node) -> str | None:
-    return "alpha is not 1" if bound_args(node)["alpha"] != 1 else _two_tensors(node)
-
-
-def _two_tensors(node: fx.Node) -> str | None:
-    return None if isinstance(bound_args(node)["other"], fx.Node) else "the other operand is a number"
-
-
 def _plain_divisor(node: fx.Node) -> str | None:
     return "divisor_override is set" if bound_args(node)["divisor_override"] is not None else None
-
-
-def _spatial_mean(node: fx.Node) -> str | None:
-    args = bound_args(node)
-    if args["dtype"] is not None:
-        return "the mean changes the dtype"
-    axes = sorted(axis % 4 for axis in args["dim"] or ())
-    return None if axes == [2, 3] else "the mean is not over height and width"
 
 
 def _constant_pad(node: fx.Node) -> str | None:

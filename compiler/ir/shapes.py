@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from .constants import constant
 from .nodes import placeholders
+from .qops import is_dequantize, is_quantize
 
 
 def annotate(gm: fx.GraphModule) -> None:
@@ -43,6 +44,14 @@ def tensor_meta(node: fx.Node) -> Tensor | None:
     """A fake tensor with the node's shape and dtype; None where it gives no tensor or was not annotated."""
     value = node.meta.get("val")
     return value if isinstance(value, Tensor) else None
+
+
+def recorded_shape(node: object) -> tuple[Any, ...] | None:
+    """The recorded shape of a value, looked up through quantize and dequantize nodes."""
+    while is_dequantize(node) or is_quantize(node):
+        node = node.args[0]  # type: ignore[attr-defined]
+    value = tensor_meta(node) if isinstance(node, fx.Node) else None
+    return None if value is None else tuple(value.shape)
 
 
 def fits(tensor: Tensor, recorded: Tensor) -> bool:

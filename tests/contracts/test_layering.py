@@ -18,6 +18,8 @@ SHARED_BACKENDS = {
     "qnnpack": "torchscript",
     "tensorrt": "onnx",
     "openvino": "onnx",
+    "tflite": "xnnpack",
+    "executorch": "xnnpack",
 }
 ALLOWED = {
     IR: {IR},
@@ -36,7 +38,7 @@ def _allowed(importer: str) -> set[str]:
             return allowed
     assert importer.startswith("backends"), importer
     own = importer.split(".")[1] if importer.count(".") else importer
-    shared = {f"backends.{name}" for name in (own, SHARED_BACKENDS.get(own, own), "base", "qdq")}
+    shared = {f"backends.{name}" for name in (own, SHARED_BACKENDS.get(own, own), "base", "lowering_table")}
     return {IR, QUANT, "passes", *shared}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fxedge.backends.executorch import arithmetic
+from fxedge.backends.xnnpack import arithmetic as xnnpack
 from fxedge.compiler.quant.arithmetic import KernelCall
 from fxedge.compiler.quant.qparams import QParams, dequantize, quantize
 from hypothesis import given
@@ -39,7 +40,7 @@ def test_fixed_point_sums_stay_within_one_of_the_real_ones(
     qa, qb, qo = (int8(scale, z) for scale, z in zip((a, b, out), zero_points, strict=True))
     x = torch.arange(-128, 128, dtype=torch.int32)
     y = x.flip(0).roll(31)
-    for kernel, sign in ((arithmetic.add, 1), (arithmetic.sub, -1)):
+    for kernel, sign in ((xnnpack.add, 1), (xnnpack.sub, -1)):
         found = kernel(KernelCall((x, y), (qa, qb), qo, (-128, 127), {}))
         real = quantize(dequantize(x, qa) + sign * dequantize(y, qb), qo)
         assert int((found - real).abs().max()) <= 1
@@ -48,4 +49,4 @@ def test_fixed_point_sums_stay_within_one_of_the_real_ones(
 @given(scale=scales, zero_point=points)
 def test_integers_come_back_from_the_floats_that_stand_for_them(scale: float, zero_point: int) -> None:
     x, qp = torch.arange(-128, 128, dtype=torch.int32), int8(scale, zero_point)
-    assert torch.equal(arithmetic.quantize(dequantize(x, qp), qp), x)
+    assert torch.equal(xnnpack.quantize(dequantize(x, qp), qp), x)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from fxedge.backends.onnx import arithmetic
 from fxedge.compiler.quant.arithmetic import Kernel, KernelCall
+from fxedge.compiler.quant.kernels import bias_scale
 from fxedge.compiler.quant.qparams import QParams, dequantize
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
@@ -139,7 +140,7 @@ def test_convolution_is_exact(case: Any, extreme: bool, tmp_path: Path) -> None:
     bias = torch.randint(-20_000, 20_000, (weight_size[0],), generator=g, dtype=torch.int32)
     model = Qdq()
     operands = [model.activation(x, x_qp), model.weight(weight, w_qp)]
-    operands.append(model.bias(bias, arithmetic.bias_scale(x_qp, w_qp)))
+    operands.append(model.bias(bias, bias_scale(x_qp, w_qp)))
     value = model.op(
         "Conv",
         operands,
@@ -166,7 +167,7 @@ def test_linear_is_exact(batch: int, width: int, out: int, extreme: bool, tmp_pa
     bias = torch.randint(-20_000, 20_000, (out,), generator=g, dtype=torch.int32)
     model = Qdq()
     operands = [model.activation(x, x_qp), model.weight(weight, w_qp)]
-    operands.append(model.bias(bias, arithmetic.bias_scale(x_qp, w_qp)))
+    operands.append(model.bias(bias, bias_scale(x_qp, w_qp)))
     actual, ops = model.run(model.op("Gemm", operands, transB=1), y_qp, tmp_path)
     call = KernelCall((x,), (x_qp,), y_qp, (0, 255), {}, weight, w_qp, bias)
     assert differing(actual, arithmetic.linear(call)) == 0

@@ -14,7 +14,9 @@ import torch
 from fxedge.backends.tflite import arithmetic
 from fxedge.backends.tflite.writer import Tensor as Stored
 from fxedge.backends.tflite.writer import Writer
+from fxedge.backends.xnnpack import arithmetic as xnnpack
 from fxedge.compiler.quant.arithmetic import KernelCall
+from fxedge.compiler.quant.kernels import bias_scale
 from fxedge.compiler.quant.qparams import QParams, dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ from torch.nn import functional as F
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
 from fxedge.backends.tflite.loader import load
 
-int8 = arithmetic.int8
+int8 = xnnpack.int8
 Build = Callable[..., Stored]
 
 
@@ -91,7 +93,7 @@ def weights(size: Sequence[int], extreme: bool) -> tuple[Tensor, QParams, Tensor
 
 
 def stored(w: Writer, weight: Tensor, qp: QParams, bias: Tensor, x_qp: QParams, axis: int) -> list[Stored]:
-    scales = arithmetic.bias_scale(x_qp, qp).tolist()
+    scales = bias_scale(x_qp, qp).tolist()
     bias_qp = QParams(tuple(scales), (0,) * len(scales), -(2**31), 2**31 - 1, torch.int32, 0)
     moved = QParams(qp.scale, qp.zero_point, qp.qmin, qp.qmax, qp.dtype, axis)
     return [w.constant(weight.to(torch.int8), "weight", moved), w.constant(bias, "bias", bias_qp)]
@@ -209,7 +211,7 @@ def test_quantize_is_exact(qp: QParams, tmp_path: Path) -> None:
     ties = (torch.arange(-300, 300) + 0.5) * qp.scale[0]
     x = torch.cat([torch.randn(4000, generator=torch.Generator().manual_seed(0)) * 3, ties])
     found = deployed(lambda w, source: w.op("QUANTIZE", [source], source.shape, qparams=qp), [(x, None)], tmp_path)
-    assert_equal(found, arithmetic.quantize(x, qp))
+    assert_equal(found, xnnpack.quantize(x, qp))
 
 
 @pytest.mark.parametrize("qp", IN, ids=lambda qp: f"{qp.scale[0]:.3g}")
@@ -221,8 +223,8 @@ def test_dequantize_is_exact(qp: QParams, tmp_path: Path) -> None:
 
 
 TABLES: dict[str, tuple[Any, QParams, dict[str, Any], dict[str, Any]]] = {
-    "LOGISTIC": (arithmetic.elementwise(torch.sigmoid), arithmetic.PROBABILITY, {}, {}),
-    "TANH": (arithmetic.elementwise(torch.tanh), arithmetic.TANH, {}, {}),
+    "LOGISTIC": (xnnpack.elementwise(torch.sigmoid), xnnpack.PROBABILITY, {}, {}),
+    "TANH": (xnnpack.elementwise(torch.tanh), xnnpack.TANH, {}, {}),
     "GELU": (arithmetic.gelu, int8(0.02, -100), {"approximate": "none"}, {"approximate": False}),
 }
 
@@ -242,16 +244,16 @@ def test_leaky_relu_is_exact(y_qp: QParams, slope: float, tmp_path: Path) -> Non
     found = deployed(
         lambda w, x: w.op("LEAKY_RELU", [x], x.shape, qparams=y_qp, alpha=slope), [(GRID, IN[0])], tmp_path
     )
-    assert_equal(found, arithmetic.leaky_relu(call([GRID], [IN[0]], y_qp, negative_slope=slope)))
+    assert_equal(found, xnnpack.leaky_relu(call([GRID], [IN[0]], y_qp, negative_slope=slope)))
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.0312, 0.2])
 def test_softmax_is_within_one(scale: float, tmp_path: Path) -> None:
     x, qp = integers(4, (3, 5, 17)), int8(scale, -7)
     found = deployed(
-        lambda w, s: w.op("SOFTMAX", [s], s.shape, qparams=arithmetic.PROBABILITY, beta=1.0), [(x, qp)], tmp_path
+        lambda w, s: w.op("SOFTMAX", [s], s.shape, qparams=xnnpack.PROBABILITY, beta=1.0), [(x, qp)], tmp_path
     )
-    expected = arithmetic.softmax(call([x], [qp], arithmetic.PROBABILITY, dim=2))
+    expected = arithmetic.softmax(call([x], [qp], xnnpack.PROBABILITY, dim=2))
     assert int((found.to(torch.int32) - expected).abs().max()) <= 1
 
 

@@ -12,6 +12,7 @@ from fxedge.backends.tflite.arithmetic import int8
 from fxedge.backends.tflite.writer import Tensor as Stored
 from fxedge.backends.tflite.writer import Writer
 from fxedge.compiler.quant.arithmetic import KernelCall
+from fxedge.compiler.quant.kernels import bias_scale
 from fxedge.compiler.quant.qparams import QParams
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +83,7 @@ def test_own_convolution_rounds_twice_upwards(tmp_path: Path) -> None:
     scales = torch.rand(24, generator=g) * 0.02 + 0.001
     x_qp, y_qp = int8(0.031, -51), int8(0.031 * float(scales.mean()) * 73 * 12 * 1.7, 10)
     w_qp = QParams(tuple(scales.tolist()), (0,) * 24, -127, 127, torch.int8, 0)
-    products = arithmetic.bias_scale(x_qp, w_qp)
+    products = bias_scale(x_qp, w_qp)
     b_qp = QParams(tuple(products.tolist()), (0,) * 24, -(2**31), 2**31 - 1, torch.int32, 0)
     total = F.conv2d((x + 51).permute(0, 3, 1, 2).double(), weight.double()).to(torch.int64)
 
