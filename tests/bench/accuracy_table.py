@@ -14,9 +14,8 @@ import argparse
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import weight_bits
 from bench.rows import BITS_ROWS, ISA_ROWS, ROWS, BitsRow, IsaRow, Row
-from fxedge.compiler.quant.isa import CPUINFO, native_isa, read_cpuinfo
+from bench.workshop import Workshop, put_table
 from real.bootstrap import (
     Estimate,
     Statistic,
     difference,
     draws_for,
     estimate,
-    mean_precision,
     over_all,
     share_equal,
+    statistic_of,
 )
-from real.judged import JUDGED
-from real.measuring import Setting, float_answers, in_own_process, kept, measure
 
 NAMES = tuple(row.name for row in (*ROWS, *ISA_ROWS, *BITS_ROWS))
 _EMULATED = 8  # images
@@ -52,7 +49,7 @@ def main() -> None:
                 text = table(Workshop(keep, args.limit, args.threads), wanted)
                 print(f"{text}\n", flush=True)
                 if args.write is not None:
-                    args.write.write_text(replace_table(args.write.read_text("utf-8"), name, text), "utf-8")
+                    put_table(args.write, name, text)
 
 
 def _parse() -> argparse.Namespace:
@@ -66,46 +63,6 @@ def _parse() -> argparse.Namespace:
     if unknown := [name for name in args.rows if name not in NAMES]:
         parser.error(f"there is no row {unknown[0]!r}; allowed: {', '.join(NAMES)}")
     return args
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """The measurements of one table, each made once; `commits` are those they were made at."""
-
-    folder: Path
-    limit: int | None
-    threads: int
-    commits: set[str] = field(default_factory=set)
-
-    def measured(self, setting: Setting) -> dict[str, Any]:
-        found: dict[str, Any] = self._kept(setting.file, measure, setting)
-        self.commits.add(found["commit"])
-        for text in found["said"]:
-            print(f"{setting.file}: {text}", file=sys.stderr, flush=True)
-        return found
-
-    def float_answers(self, net: str) -> list[Any]:
-        answers: list[Any] = self._kept(self._name(net, "float"), float_answers, net, self.limit, self.threads)
-        return answers
-
-    def bits(self, row: BitsRow) -> dict[str, Any]:
-        arguments = (self.folder, row.bits, row.rounding, row.ratios, False, self.limit, self.threads)
-        line: dict[str, Any] = self._kept(self._name(row.name, "line"), weight_bits.measure_line, *arguments)
-        self.commits.update(cell["commit"] for cell in line["cells"].values())
-        return line
-
-    def truth(self, net: str) -> list[Any]:
-        return JUDGED[net].truth(self.limit)
-
-    def _name(self, what: str, which: str) -> str:
-        return f"{what}.{which}.{'all' if self.limit is None else self.limit}.json"
-
-    def _kept(self, name: str, function: Callable[..., Any], *arguments: object) -> Any:
-        def compute() -> Any:
-            print(f"measuring {name}", file=sys.stderr, flush=True)
-            return in_own_process(function, *arguments)
-
-        return kept(self.folder / name, compute)
 
 
 _HEAD = (
@@ -131,9 +88,7 @@ def score(
     """From the answers on the same images."""
 
     def statistic(answers: Sequence[Any]) -> Statistic:
-        if row.metric == "mAP50-95":
-            return mean_precision(answers, truth)
-        return share_equal(answers, floats if row.metric == "agreement" else truth)
+        return statistic_of(row.metric, answers, truth, floats)
 
     exact, found = statistic(floats), statistic(reached)
     images, draws = len(truth), draws_for(row.metric)
@@ -148,7 +103,7 @@ def score(
 def rows_table(workshop: Workshop, rows: Sequence[Row]) -> str:
     """The first table."""
     lines = [_tried(row_line, workshop, row, target) for row in rows for target in row.targets]
-    return _table(_HEAD, lines, workshop)
+    return workshop.table(_HEAD, lines)
 
 
 def row_line(workshop: Workshop, row: Row, target: str) -> str:
@@ -185,7 +140,7 @@ _ISA_HEAD = (
 
 def isa_table(workshop: Workshop, rows: Sequence[IsaRow]) -> str:
     """The second table."""
-    return _table(_ISA_HEAD, [_tried(isa_line, workshop, row) for row in rows], workshop)
+    return workshop.table(_ISA_HEAD, [_tried(isa_line, workshop, row) for row in rows])
 
 
 def isa_line(workshop: Workshop, row: IsaRow) -> str:
@@ -222,7 +177,7 @@ def _tried(make: Callable[..., str], workshop: Workshop, row: Row | IsaRow, *mor
 
 def bits_table(workshop: Workshop, rows: Sequence[BitsRow]) -> str:
     """The third table, and below it whether what it must show is there."""
-    lines = {(row.bits, row.rounding): workshop.bits(row) for row in rows}
+    lines = {(row.bits, row.rounding): _bits_line(workshop, row) for row in rows}
     said = [weight_bits.format_table(list(lines.values())), ""]
     for bits in (6, 5):
         if (line := lines.get((bits, "nearest"))) is not None:
@@ -232,7 +187,14 @@ def bits_table(workshop: Workshop, rows: Sequence[BitsRow]) -> str:
         below = exact - weight_bits.share_of(line, weight_bits.CLIP, "labels")
         reached = "reached" if below <= 2 + 1e-9 else "**missed**"
         said.append(f"* 4 bits, clipped, AdaRound: within 2 points of float: {below:.2f} below, {reached}")
-    return "\n".join([*said, "", _where(workshop)])
+    return "\n".join([*said, "", workshop.where()])
+
+
+def _bits_line(workshop: Workshop, row: BitsRow) -> dict[str, Any]:
+    arguments = (workshop.folder, row.bits, row.rounding, row.ratios, False, workshop.limit, workshop.threads)
+    line: dict[str, Any] = workshop.made(workshop.file(row.name, "line"), weight_bits.measure_line, *arguments)
+    workshop.commits.update(cell["commit"] for cell in line["cells"].values())
+    return line
 
 
 def _splitting(line: Mapping[str, Any]) -> Iterator[str]:
@@ -244,41 +206,12 @@ def _splitting(line: Mapping[str, Any]) -> Iterator[str]:
         yield f"by {figure}, at least as good as clipping ({clip:.1f}): {', '.join(enough) or '**none**'}"
 
 
-def _table(head: str, lines: Iterable[str], workshop: Workshop) -> str:
-    rule = "---|" * (head.count("|") + 1)
-    rows = [f"| {head.rstrip()} |", f"|{rule}", *(f"| {line} |" for line in lines)]
-    return "\n".join([*rows, "", _where(workshop)])
-
-
-def _where(workshop: Workshop) -> str:
-    """On what the figures were taken."""
-    images = "all images" if workshop.limit is None else f"{workshop.limit} images"
-    commits = ", ".join(sorted(workshop.commits))
-    return (
-        f"{read_cpuinfo(CPUINFO)[0]} ({native_isa()}), {workshop.threads} threads, {images}; "
-        f"torch {version('torch')}, onnxruntime {version('onnxruntime')}; commit {commits}"
-    )
-
-
 # Markers in the document -> rows, and what makes their table.
 _TABLES: dict[str, tuple[Sequence[Any], Callable[[Workshop, Sequence[Any]], str]]] = {
     "rows": (ROWS, rows_table),
     "isa": (ISA_ROWS, isa_table),
     "weight-bits": (BITS_ROWS, bits_table),
 }
-
-
-def replace_table(document: str, name: str, text: str) -> str:
-    """`document` with what is between the markers of table `name` replaced by `text`.
-
-    Raises:
-        ValueError: it does not have the markers, once each and in this order.
-    """
-    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-    if document.count(begin) != 1 or document.partition(begin)[2].count(end) != 1:
-        raise ValueError(f"the document needs the lines {begin.strip()} and {end}, once each and in this order")
-    before, _, rest = document.partition(begin)
-    return f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}"
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from real.bootstrap import Metric
 from real.measuring import DATA_FREE, FAST, Setting
-
-Metric = Literal["top-1", "agreement", "mAP50-95"]
 
 
 @dataclass(frozen=True, slots=True)

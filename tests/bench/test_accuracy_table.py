@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
-from bench.accuracy_table import NAMES, replace_table, score
+from bench.accuracy_table import NAMES, score
 from bench.rows import ISA_ROWS, ROWS, Row
+from bench.workshop import replace_table
 from fxedge.backends import registry
 from fxedge.compiler.pipeline.recipes import RECIPES
 from fxedge.compiler.quant.isa import choose_isa

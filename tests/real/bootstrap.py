@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import util
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from .minilm import rank_correlation
 from .nets import DATA
 
 Statistic = Callable[[np.ndarray], np.ndarray]
+Metric = Literal["top-1", "agreement", "mAP50-95", "Spearman"]
 
 _PERCENTILES = (2.5, 97.5)
 # Resamples of a share, and of mAP, which takes a sixth of a second.
@@ -55,6 +57,25 @@ def mean_precision(detections: Sequence[Any], truth: Sequence[Any]) -> Statistic
         return float(judge.coco_map([found[i] for i in drawn], [wanted[i] for i in drawn])[0])
 
     return lambda drawn: np.array([figure(tuple(row)) for row in drawn.tolist()])
+
+
+def correlation(similar: Sequence[float], wanted: Sequence[float]) -> Statistic:
+    """Spearman's, times 100."""
+    found, right = np.asarray(similar), np.asarray(wanted)
+    return lambda drawn: np.array([100 * rank_correlation(found[row], right[row]) for row in drawn])
+
+
+def statistic_of(metric: Metric, answers: Sequence[Any], truth: Sequence[Any], floats: Sequence[Any]) -> Statistic:
+    """The statistic of `answers`; of agreement, with what float answers."""
+    match metric:
+        case "mAP50-95":
+            return mean_precision(answers, truth)
+        case "Spearman":
+            return correlation(answers, truth)
+        case "agreement":
+            return share_equal(answers, floats)
+        case "top-1":
+            return share_equal(answers, truth)
 
 
 def difference(left: Statistic, right: Statistic) -> Statistic:

@@ -1,4 +1,4 @@
-"""Compile a real network of the shared data folder: shared by the tests and by `tests/bench/real_models.py`."""
+"""Compile a real network of the shared data folder: shared by the tests and the scripts of `tests/bench`."""
 
 from __future__ import annotations
 

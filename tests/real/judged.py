@@ -1,7 +1,7 @@
 """The networks of the accuracy table: their calibration data, and answers on images that nothing is tuned on.
 
-An answer is what is judged of one image, as JSON takes it: the class of a classifier, the boxes of a detector.
-Preprocessing, calibration data and batch sizes are those that `fxedge compile` would use.
+An answer is what is judged of one image, as JSON takes it: the class of a classifier, the boxes of a detector; of
+a pair of sentences, their similarity. Preprocessing, calibration data and batch sizes are those of `fxedge compile`.
 """
 
 from __future__ import annotations
@@ -18,32 +18,37 @@ from fxedge.compiler.pipeline.accuracy import top1
 from fxedge.compiler.pipeline.data import Dataset
 from fxedge.compiler.pipeline.synthetic_data import synthetic_data
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from . import nets, yolox
-from .bootstrap import coco_map
+from . import minilm, nets, yolox
+from .bootstrap import Metric, coco_map
 from .compiling import REAL_NETS
 
 _BATCH = 32  # of the command line
 _JUDGED_BATCH = 20
 _CALIBRATION_HALF = 32  # of the detector's 64 images
+_CALIBRATION_PAIRS, _PAIRS = (1400, 1416), 4  # pairs of sentences, and how many are in a batch
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A network; `calibration` and `images(limit)` give its data, `truth(limit)` what is right for each image,
-    `answers` what one batch of outputs says."""
+    `answers` what one batch of outputs says. `size` is that of an image."""
 
     factory: Callable[[], nn.Module]
     preprocess: Preprocess
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     calibration: Callable[[], Dataset]
     images: Callable[[int | None], Dataset]
     truth: Callable[[int | None], list[Any]]
     answers: Callable[[np.ndarray], list[Any]]
+    metric: Metric = "top-1"
+    dynamic_axes: tuple[int, ...] = (0,)
 
     def synthetic(self) -> Dataset:
         """What the recipe data-free calibrates on where it is given no images."""
+        assert self.size is not None
         return synthetic_data(self.preprocess.model_copy(update={"size": self.size}), ["x"])
 
 
@@ -88,6 +93,7 @@ def _detector() -> Judged:
         lambda limit: part(_CALIBRATION_HALF, None if limit is None else _CALIBRATION_HALF + limit, _JUDGED_BATCH),
         truth,
         _boxes,
+        "mAP50-95",
     )
 
 
@@ -103,6 +109,33 @@ def _boxes(raw: np.ndarray) -> list[list[list[float]]]:
     return [post(box.numpy(), score.numpy()).tolist() for box, score in zip(boxes, scores, strict=True)]
 
 
+def _encoder() -> Judged:
+    """Batches hold the first sentences of some pairs, then the second ones. Sixteen pairs calibrate."""
+
+    def pairs(first: int, last: int | None) -> Dataset:
+        sides = [minilm.sentences(side, first, last, _PAIRS) for side in "ab"]
+        batches = [tuple(map(_stacked, *both)) for both in zip(*sides, strict=True)]
+        return from_arrays(batches, None, ["ids", "mask"], 2 * _PAIRS)
+
+    return Judged(
+        minilm.minilm,
+        Preprocess(),
+        None,
+        lambda: pairs(*_CALIBRATION_PAIRS),
+        lambda limit: pairs(0, limit),
+        lambda limit: minilm.scores()[:limit].tolist(),
+        lambda found: (found[: len(found) // 2] * found[len(found) // 2 :]).sum(1).tolist(),
+        "Spearman",
+        (0, 1),
+    )
+
+
+def _stacked(first: Tensor, second: Tensor) -> Tensor:
+    """Token ids or masks [n, a] and [n, b] as one tensor, zeros behind the shorter ones."""
+    wide = max(first.shape[1], second.shape[1])
+    return torch.cat([F.pad(part, (0, wide - part.shape[1])) for part in (first, second)])
+
+
 JUDGED = {
     "mobilenet_v2": _classifier(nets.mobilenet_v2, "mobilenet_v2", (224, 224)),
     "mobilenet_v2_tf": _classifier(nets.mobilenet_v2_tf, "mobilenet_v3_small", (224, 224), first_class=1),
@@ -110,4 +143,5 @@ JUDGED = {
     "cifar10_resnet20": _classifier(nets.cifar10_resnet20, "cifar10_resnet20", (32, 32)),
     "rescaled_resnet20": _classifier(nets.rescaled_resnet20, "cifar10_resnet20", (32, 32)),
     "yolox_nano": _detector(),
+    "minilm": _encoder(),
 }

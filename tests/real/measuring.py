@@ -5,6 +5,7 @@ What is measured is kept as JSON, one file for each `Setting`, so that a run tha
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import tempfile
@@ -20,19 +21,19 @@ import torch
 from emulated.processes import HASWELL, run_elsewhere
 from fxedge import CompileOptions, compile_model
 from fxedge.compiler.pipeline.data import Dataset
-from fxedge.compiler.pipeline.driver import CompileReport
+from fxedge.compiler.pipeline.driver import CompileReport, TargetResult
 from fxedge.compiler.pipeline.runtime import RemoteRuntime
 
 from .judged import JUDGED
 
 FAST, DATA_FREE = "fast", "data-free"
-_PARITY_SAMPLES = 8  # of the check that every compilation makes
+_PARITY_SAMPLES = 32  # of the check that every compilation makes
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One compilation and where it is judged. `synthetic`: calibrated without real images. `emulated`: the number
-    of images that also run without VNNI; `limit`: of judged images, None for all."""
+    of images that also run without VNNI; `limit`: of judged images, None for all; `timed`: of timed runs."""
 
     net: str
     target: str
@@ -43,6 +44,7 @@ class Setting:
     emulated: int = 0
     limit: int | None = None
     threads: int = 2
+    timed: int = 0
 
     @property
     def file(self) -> str:
@@ -51,7 +53,8 @@ class Setting:
         data = "synthetic" if self.synthetic else "images"
         judged = "all" if self.limit is None else str(self.limit)
         parts = (self.net, self.target, self.recipe, weights, self.isa, data, f"emulated{self.emulated}", judged)
-        return ".".join((*parts, f"{self.threads}threads", "json"))
+        timed = (f"timed{self.timed}",) if self.timed else ()
+        return ".".join((*parts, f"{self.threads}threads", *timed, "json"))
 
 
 def kept(path: Path, compute: Callable[[], Any]) -> Any:
@@ -85,7 +88,8 @@ def float_answers(net: str, limit: int | None, threads: int) -> list[Any]:
 
 def measure(setting: Setting) -> dict[str, Any]:
     """The artifact's answers on each judged image; seconds from module to artifact, peak megabytes of the
-    compiling process, the commit. With `emulated`, how many output values differ on the emulated processor."""
+    compiling process, the commit, and what the check found. With `emulated`, how many output values differ on the
+    emulated processor."""
     torch.set_num_threads(setting.threads)
     judged = JUDGED[setting.net]
     options = CompileOptions(
@@ -94,13 +98,15 @@ def measure(setting: Setting) -> dict[str, Any]:
         isa=setting.isa,
         threads=setting.threads,
         parity_samples=_PARITY_SAMPLES,
-        timed_runs=0,
+        timed_runs=setting.timed,
+        dynamic_axes=judged.dynamic_axes,
     )
     with tempfile.TemporaryDirectory() as folder:
         data = judged.synthetic() if setting.synthetic else judged.calibration()
         bundle = Path(folder) / "bundle"
         report = compile_model(judged.factory(), data, [setting.target], bundle, options=options)
         found = {"seconds": _seconds(report), "peak_mb": _peak_mb(), "commit": commit(), "said": _said(report)}
+        found["checked"] = _checked(report.results[setting.target])
         assert report.manifest is not None
         artifact = bundle / report.manifest.targets[setting.target].artifact
         with RemoteRuntime(setting.target, {"int8": artifact}, setting.threads) as runtime:
@@ -131,6 +137,22 @@ def _said(report: CompileReport) -> list[str]:
     undone = [(name, result.rolled_back) for passes in reports for name, result in passes.items()]
     said = [f"{name} was rolled back: {reason}" for name, reason in undone if reason is not None]
     return said + [f"kept {attempt.option} {attempt.value}" for attempt in report.attempts if attempt.kept]
+
+
+def _checked(result: TargetResult) -> dict[str, Any]:
+    """Simulated against deployed, sizes, latencies and the ops left float with their reasons, as plain data."""
+    checked, latency = result.checked, result.checked.latency
+    return {
+        "nodes": len(checked.nodes),
+        "exact": sum(node.worst == 0 for node in checked.nodes),
+        "worst": max((node.worst for node in checked.nodes), default=0),
+        "end": dataclasses.asdict(checked.end_to_end),
+        "latency": None if latency is None else dataclasses.asdict(latency),
+        "size": result.size,
+        "float_size": result.float_size,
+        "integer_ops": len(result.lowered.plan.ops),
+        "floats": [[skip.node, skip.reason] for skip in result.lowered.plan.floats],
+    }
 
 
 def _elsewhere(setting: Setting, artifact: Path) -> dict[str, int]:

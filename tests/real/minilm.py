@@ -89,7 +89,7 @@ def minilm() -> nn.Module:
     return load_checkpoint(_MiniLM(), DATA / "minilm" / "weights_fp16.safetensors").eval()
 
 
-def sentences(side: str, first: int, last: int, size: int = 16) -> list[tuple[Tensor, Tensor]]:
+def sentences(side: str, first: int, last: int | None, size: int = 16) -> list[tuple[Tensor, Tensor]]:
     """Ids and masks of one side ("a" or "b") of the STS-B pairs `first` … `last` - 1, in batches."""
     rows = torch.from_numpy(np.load(DATA / "minilm" / "stsb_dev.npz")[f"dev_{side}"][first:last].astype(np.int64))
     trimmed = [batch[:, : int((batch != 0).sum(1).max())] for batch in rows.split(size)]
@@ -103,8 +103,19 @@ def embeddings(encode: Encode, pairs: int) -> np.ndarray:
 
 def spearman(embedded: np.ndarray) -> float:
     """Rank correlation of the pairs' similarities with what people say."""
-    scores = np.load(DATA / "minilm" / "stsb_dev.npz")["dev_score"][: embedded.shape[1]]
-    return float(np.corrcoef(_ranks((embedded[0] * embedded[1]).sum(1)), _ranks(scores))[0, 1])
+    return rank_correlation((embedded[0] * embedded[1]).sum(1), scores()[: embedded.shape[1]])
+
+
+def scores() -> np.ndarray:
+    """How alike people find the sentences of each pair."""
+    with np.load(DATA / "minilm" / "stsb_dev.npz") as file:
+        found: np.ndarray = file["dev_score"]
+    return found
+
+
+def rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
+    """Spearman's: Pearson's of the ranks."""
+    return float(np.corrcoef(_ranks(left), _ranks(right))[0, 1])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

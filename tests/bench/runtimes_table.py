@@ -1,0 +1,148 @@
+"""The table of runtimes: every real network on every target from the same calibration, as deployed.
+
+    python tests/bench/runtimes_table.py [NET ...] [--target NAME,...] [--keep FOLDER] [--write docs/runtimes.md]
+
+Compiled, kept and judged as in `accuracy_table.py`; besides, what the check found, sizes and the ratio of float to
+int8 latency. --write replaces the document's table, so give it every network. Needs the shared data folder (see
+tests/real/nets.py). Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.workshop import Workshop, put_table
+from fxedge.backends import registry
+from fxedge.compiler.quant.isa import SAFE
+from real.bootstrap import Statistic, difference, draws_for, estimate, over_all, share_equal, statistic_of
+from real.judged import JUDGED
+from real.measuring import Setting
+
+NETS = ("mobilenet_v2", "mobilenet_v3_small", "cifar10_resnet20", "yolox_nano", "minilm")
+# A figure below float by more than this is named; of a classifier, the spread between runtimes.
+GOALS = {"top-1": 1.0, "mAP50-95": 2.0, "Spearman": 1.0}
+_TIMED = 60  # runs
+_HEAD = (
+    "network | target, ISA | figure [95 %] | below float [95 %] | same top-1 | nodes exact (worst LSB) "
+    "| end to end | ops int8 + float | MB (float) | float / int8 latency"
+)
+
+
+def main() -> None:
+    args = _parse()
+    with tempfile.TemporaryDirectory() as folder:
+        keep = args.keep or Path(folder)
+        keep.mkdir(parents=True, exist_ok=True)
+        text = runtimes_table(
+            Workshop(keep, args.limit, args.threads), args.nets or NETS, args.target, args.recipe
+        )
+    print(text, flush=True)
+    if args.write is not None:
+        put_table(args.write, "runtimes", text)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(NETS))
+    parser.add_argument("--target", type=lambda text: text.split(","), default=registry.names())
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--keep", type=Path, help="folder of measurements; those in it are not made again")
+    parser.add_argument("--write", type=Path, help="document whose table is replaced by the one printed")
+    parser.add_argument("--limit", type=int, help="judge on so many samples, for a quick look; default all")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def runtimes_table(workshop: Workshop, nets: Sequence[str], targets: Sequence[str], recipe: str) -> str:
+    """The table, what falls short of its goal, and why ops are left float."""
+    lines, notes = [], []
+    for net in nets:
+        found = {}
+        for target in targets:
+            try:
+                found[target] = workshop.measured(_setting(net, target, recipe, workshop))
+                lines.append(_line(workshop, net, target, found[target]))
+            except Exception as error:  # one runtime that fails must not cost the others
+                traceback.print_exc()
+                lines.append(f"{net} | {target} | **failed**: {type(error).__name__}: {error}" + " | " * 7)
+        notes += _notes(workshop, net, found)
+    return "\n".join([workshop.table(_HEAD, lines), "", *(f"* {note}" for note in notes)])
+
+
+def _setting(net: str, target: str, recipe: str, workshop: Workshop) -> Setting:
+    """For vnni where the target distinguishes instruction sets, else its safe choice."""
+    isa = "vnni" if "vnni" in registry.get(target).spec.saturation else SAFE
+    return Setting(net, target, recipe, False, isa, limit=workshop.limit, threads=workshop.threads, timed=_TIMED)
+
+
+def _line(workshop: Workshop, net: str, target: str, found: dict[str, Any]) -> str:
+    exact, statistic, images, draws = _statistics(workshop, net, found)
+    checked, end, latency = found["checked"], found["checked"]["end"], found["checked"]["latency"]
+    same = ""
+    if JUDGED[net].metric == "top-1":
+        same = f"{over_all(share_equal(found['answers'], workshop.float_answers(net)), images):.1f} %"
+    integers = f"{end['worst_lsb']} LSB, {end['differing']} of {end['total']}" if end["total"] else ""
+    floats = f"{end['worst_float']:.1g} of float" if end["worst_float"] or not end["total"] else ""
+    flips = f"{end['flips']} flips of {end['samples']}" if end["flips"] else ""
+    cells = (
+        net,
+        f"{target}, {_isa(target)}",
+        estimate(statistic, images, draws).format(),
+        estimate(difference(exact, statistic), images, draws).format(),
+        same,
+        f"{checked['exact']} of {checked['nodes']} ({checked['worst']})",
+        ", ".join(filter(None, (integers, floats, flips))),
+        f"{checked['integer_ops']} + {len(checked['floats'])}",
+        f"{checked['size'] / 1e6:.2f} ({(checked['float_size'] or 0) / 1e6:.2f})",
+        "" if latency is None else f"{latency['ratio']:.2f}×",
+    )
+    return " | ".join(cells)
+
+
+def _isa(target: str) -> str:
+    return _setting("", target, "", Workshop(Path(), None, 1)).isa
+
+
+def _statistics(workshop: Workshop, net: str, found: dict[str, Any]) -> tuple[Statistic, Statistic, int, int]:
+    """Of float and of what was found; the number of samples and of draws."""
+    metric, truth, floats = JUDGED[net].metric, workshop.truth(net), workshop.float_answers(net)
+    exact, statistic = (statistic_of(metric, answers, truth, floats) for answers in (floats, found["answers"]))
+    return exact, statistic, len(truth), draws_for(metric)
+
+
+def _notes(workshop: Workshop, net: str, found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    figures, metric = {}, JUDGED[net].metric
+    for target, one in found.items():
+        exact, statistic, images, _ = _statistics(workshop, net, one)
+        figures[target] = over_all(statistic, images)
+        float_figure = over_all(exact, images)
+    if not figures:
+        return
+    goal, spread = GOALS[metric], max(figures.values()) - min(figures.values())
+    verdict = (
+        "" if metric != "top-1" else f" (at most {goal:g}: {'reached' if spread <= goal + 1e-9 else '**missed**'})"
+    )
+    yield f"{net}: float {metric} {float_figure:.1f}; spread between runtimes {spread:.1f}{verdict}"
+    if metric != "top-1":
+        short = [f"{target} {figure:.1f}" for target, figure in figures.items() if figure < float_figure - goal]
+        yield f"{net}: more than {goal:g} below float: {', '.join(short) or 'none'}"
+    slow = [target for target, one in found.items() if (one["checked"]["latency"] or {"ratio": 9})["ratio"] < 1]
+    if slow:
+        yield f"{net}: int8 is slower than float on {', '.join(slow)}"
+    for target, one in found.items():
+        if reasons := Counter(reason for _, reason in one["checked"]["floats"]):
+            said = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
+            yield f"{net} on {target}, in float: {said}"
+
+
+if __name__ == "__main__":
+    main()
