@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 from torch import fx
 
 from ...compiler.quant.program import Program
 from ...compiler.quant.target import TargetSpec
+from ..installed import installed_version, why_missing
 from . import graph, inspect, loader, lower
 from .rules import EXECUTORCH
 
@@ -24,12 +23,10 @@ class ExecutorchBackend:
     artifact: str = "model.pte"
 
     def missing(self) -> str | None:
-        if find_spec("executorch") is None:
-            return "executorch is not installed; run: pip install 'fxedge[executorch]'"
-        return None
+        return why_missing("executorch", "'fxedge[executorch]'")
 
     def versions(self) -> dict[str, str]:
-        return {"executorch": _version("executorch")}
+        return {"executorch": installed_version("executorch")}
 
     def emit(self, program: Program, path: Path, expose: Sequence[str] = ()) -> None:
         path.write_bytes(lower.pte_bytes(graph.program_graph(program, expose)))
@@ -49,10 +46,3 @@ class ExecutorchBackend:
 
 
 backend = ExecutorchBackend()
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"

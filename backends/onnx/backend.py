@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 from torch import fx
 
 from ...compiler.quant.program import Program
 from ...compiler.quant.target import TargetSpec
+from ..installed import installed_version, why_missing
 from . import emit, inspect, loader
 from .rules import ONNX
 from .writer import INT4_OPSET, OPSET
@@ -26,17 +24,11 @@ class OnnxBackend:
     artifact: str = "model.onnx"
 
     def missing(self) -> str | None:
-        if find_spec("onnxruntime") is None:
-            return "onnxruntime is not installed; run: pip install onnxruntime"
-        try:
-            import_module("onnxruntime")
-        except ImportError as error:
-            return f"onnxruntime is damaged ({error}); run: pip install --force-reinstall onnxruntime"
-        return None
+        return why_missing("onnxruntime", "onnxruntime")
 
     def versions(self) -> dict[str, str]:
         opset = f"{OPSET}, {INT4_OPSET} with weights of 4 bits"
-        return {"onnx": _version("onnx"), "onnxruntime": _version("onnxruntime"), "opset": opset}
+        return {"onnx": installed_version("onnx"), "onnxruntime": installed_version("onnxruntime"), "opset": opset}
 
     def emit(self, program: Program, path: Path, expose: Sequence[str] = ()) -> None:
         path.write_bytes(emit.program_bytes(program, expose))
@@ -52,10 +44,3 @@ class OnnxBackend:
 
 
 backend = OnnxBackend()
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 from torch import fx
 
 from ...compiler.quant.program import Program
 from ...compiler.quant.target import TargetSpec
+from ..installed import installed_version, why_missing
 from ..onnx import emit as onnx_emit
 from ..onnx.writer import OPSET
 from . import emit, inspect, loader
@@ -27,16 +25,10 @@ class OpenvinoBackend:
     artifact: str = "model.onnx"
 
     def missing(self) -> str | None:
-        if find_spec("openvino") is None:
-            return "openvino is not installed; run: pip install 'fxedge[openvino]'"
-        try:
-            import_module("openvino")
-        except ImportError as error:
-            return f"openvino is damaged ({error}); run: pip install --force-reinstall openvino"
-        return None
+        return why_missing("openvino", "'fxedge[openvino]'")
 
     def versions(self) -> dict[str, str]:
-        return {"onnx": _version("onnx"), "openvino": _version("openvino"), "opset": str(OPSET)}
+        return {"onnx": installed_version("onnx"), "openvino": installed_version("openvino"), "opset": str(OPSET)}
 
     def emit(self, program: Program, path: Path, expose: Sequence[str] = ()) -> None:
         path.write_bytes(emit.program_bytes(program, expose))
@@ -52,10 +44,3 @@ class OpenvinoBackend:
 
 
 backend = OpenvinoBackend()
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from torch import fx
@@ -12,6 +11,7 @@ from torch import fx
 from ...compiler.quant.program import Program
 from ...compiler.quant.target import TargetSpec
 from ..base import Runner
+from ..installed import installed_version
 from ..onnx import backend as onnx_backend
 from ..onnx import emit as onnx_emit
 from ..onnx.writer import OPSET
@@ -32,8 +32,8 @@ class TensorrtBackend:
     def versions(self) -> dict[str, str]:
         """TensorRT's own version counts only where it is: no artifact depends on it."""
         return {
-            "onnx": _version("onnx"),
-            "onnxruntime": f"{_version('onnxruntime')}, optimizer off",
+            "onnx": installed_version("onnx"),
+            "onnxruntime": f"{installed_version('onnxruntime')}, optimizer off",
             "opset": str(OPSET),
             "engine": "none was built",
         }
@@ -56,10 +56,3 @@ class TensorrtBackend:
 
 
 backend = TensorrtBackend()
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 from torch import fx
 
 from ...compiler.quant.program import Program
 from ...compiler.quant.target import TargetSpec
+from ..installed import installed_version, why_missing
 from . import emit, inspect, loader
 from .rules import TFLITE
 
@@ -25,16 +23,10 @@ class TfliteBackend:
     artifact: str = "model.tflite"
 
     def missing(self) -> str | None:
-        if find_spec("ai_edge_litert") is None:
-            return "ai-edge-litert is not installed; run: pip install 'fxedge[tflite]'"
-        try:
-            import_module("ai_edge_litert.interpreter")
-        except ImportError as error:
-            return f"ai-edge-litert is damaged ({error}); run: pip install --force-reinstall ai-edge-litert"
-        return None
+        return why_missing("ai-edge-litert", "'fxedge[tflite]'", "ai_edge_litert.interpreter")
 
     def versions(self) -> dict[str, str]:
-        return {"ai-edge-litert": _version("ai-edge-litert"), "delegate": "XNNPACK"}
+        return {"ai-edge-litert": installed_version("ai-edge-litert"), "delegate": "XNNPACK"}
 
     def emit(self, program: Program, path: Path, expose: Sequence[str] = ()) -> None:
         path.write_bytes(emit.program_bytes(program, expose))
@@ -50,10 +42,3 @@ class TfliteBackend:
 
 
 backend = TfliteBackend()
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"

@@ -38,7 +38,8 @@ def _allowed(importer: str) -> set[str]:
             return allowed
     assert importer.startswith("backends"), importer
     own = importer.split(".")[1] if importer.count(".") else importer
-    shared = {f"backends.{name}" for name in (own, SHARED_BACKENDS.get(own, own), "base", "lowering_table")}
+    everyone = ("base", "installed", "lowering_table")
+    shared = {f"backends.{name}" for name in (own, SHARED_BACKENDS.get(own, own), *everyone)}
     return {IR, QUANT, "passes", *shared}
 
 

@@ -1,7 +1,7 @@
 """The networks of the accuracy table: their calibration data, and answers on images that nothing is tuned on.
 
 An answer is what is judged of one image, as JSON takes it: the class of a classifier, the boxes of a detector; of
-a pair of sentences, their similarity. Preprocessing, calibration data and batch sizes are those of `fxedge compile`.
+a pair of sentences, their similarity. Preprocessing, calibration data and batch sizes as on the command line.
 """
 
 from __future__ import annotations

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -97,9 +94,3 @@ def test_ops_that_no_kernel_takes_are_refused_at_once(tmp_path: Path) -> None:
         backend.emit_float(prepare(Special(), (x,), OPTIONS).gm, tmp_path / "float.pte")
     assert [op for _, op, _ in caught.value.reasons] == ["i0.default", "digamma.default"]
     assert {reason for *_, reason in caught.value.reasons} == {"neither XNNPACK nor a portable kernel takes it"}
-
-
-def test_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    find: Callable[[str], Any] = lambda name: None  # noqa: E731
-    monkeypatch.setattr(sys.modules["fxedge.backends.executorch.backend"], "find_spec", find)
-    assert backend.missing() == "executorch is not installed; run: pip install 'fxedge[executorch]'"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,25 +15,6 @@ from fxedge.backends.tflite.writer import Writer
 from fxedge.compiler.ir.ops import aten
 from fxedge.compiler.quant.program import build_program
 from quantized_ops import OpCase, qint8
-
-module = importlib.import_module("fxedge.backends.tflite.backend")
-
-
-def test_a_missing_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "ai_edge_litert" else found(name))
-    assert tflite.missing() == "ai-edge-litert is not installed; run: pip install 'fxedge[tflite]'"
-
-
-def test_a_damaged_runtime_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> Any:
-        raise ImportError("no such symbol")
-
-    monkeypatch.setattr(module, "find_spec", lambda name: object())
-    monkeypatch.setattr(module, "import_module", refuse)
-    assert tflite.missing() == (
-        "ai-edge-litert is damaged (no such symbol); run: pip install --force-reinstall ai-edge-litert"
-    )
 
 
 def test_facts() -> None:
