@@ -40,6 +40,8 @@ from .fitting import example_inputs, fixed_batch, in_batches_of
 from .float_budget import within_budget
 from .foreign import AS_IT_CAME, lower_quantized, require_no_choices
 from .holdout import few_samples
+from .layers import FOLDER as LAYERS
+from .layers import describe_layers, write_layers
 from .lower import FloatModel, Lowered, lower, plan_targets, prepare
 from .manifest import Manifest
 from .max_drop import MaxDrop, Relief, within_drop
@@ -48,8 +50,8 @@ from .recipes import BEST
 
 GOLDEN_INPUTS = "golden/inputs.safetensors"
 
-# Samples on which single layers are explained.
-_EXPLAINED = 8
+# Samples on which single layers are measured, and on which they are explained.
+_LAYER_SAMPLES, _EXPLAINED = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,7 @@ def _compile_target(job: _Job, backend: Backend) -> TargetResult:
                 threads=options.threads,
                 progress=job.progress,
             )
+            _write_layers(job, lowered)
         _write_companions(backend, lowered, artifacts.int8.parent)
         (job.folder / "golden" / f"{name}.safetensors").write_bytes(save(checked.golden))
     finally:
@@ -279,6 +282,13 @@ def _lower_target(job: _Job, backend: Backend) -> tuple[Lowered, MaxDrop | None]
         return dataclasses.replace(lowered, notes=spent.notes()), relieved
 
 
+def _write_layers(job: _Job, lowered: Lowered) -> None:
+    few = few_samples(job.judged, _LAYER_SAMPLES)
+    batches = (batch.inputs for batch in few)
+    found = describe_layers(job.model.gm, lowered.program, lowered.plan, batches, job.progress)
+    write_layers(job.folder, found)
+
+
 def _explain(job: _Job, backend: Backend, lowered: Lowered) -> None:
     """Put the explanation into the report and the bundle, if one is asked for."""
     if job.watch is None:
@@ -298,8 +308,8 @@ def _explain(job: _Job, backend: Backend, lowered: Lowered) -> None:
 def _discard(folder: Path, name: str) -> None:
     """Leave nothing of a target that failed."""
     shutil.rmtree(folder / name, ignore_errors=True)
-    for rest in (folder / "golden" / f"{name}.safetensors", folder / "explain" / f"{name}.json"):
-        rest.unlink(missing_ok=True)
+    for rest in (f"golden/{name}.safetensors", f"{LAYERS}/{name}.json", f"explain/{name}.json"):
+        (folder / rest).unlink(missing_ok=True)
 
 
 def _emit(

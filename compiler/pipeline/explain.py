@@ -1,9 +1,4 @@
-"""Where a target's loss comes from: by layer, by pass, and the first layer that it is owed to.
-
-Each integer value of the program is compared, dequantized, with the value of the same name in the float graph
-that it was made of: once as the program computes it (with the error of everything before it), once computed from
-the float values themselves, quantized (the error of this layer alone). Weights are compared with the float ones.
-"""
+"""Where a target's loss comes from: by layer, by pass, and the first layer that it is owed to."""
 
 from __future__ import annotations
 
@@ -17,36 +12,17 @@ from torch import Tensor, fx
 
 from ..ir.constants import constant
 from ..ir.nodes import module_path, output_node, placeholders
-from ..ir.ops import OPS, op_name
 from ..ir.passes import evaluate, flatten_tensors
 from ..ir.progress import Progress, Silent
-from ..quant.program import IntegerStep, Program, QuantizeStep
+from ..quant.program import Program
 from ..quant.qparams import dequantize
 from ..quant.simulate import run_node, simulate
 from .ablation import PassEffect
-from .loss import ErrorSums, Loss, OutputLoss, finite_or_none
+from .layer_errors import LayerError, LayerErrors, parts_within_budget, producer, steps_by_value
+from .loss import Loss, OutputLoss, finite_or_none
 from .lower import FloatModel
 
 SCHEMA_VERSION = 1
-
-# Values whose samples are held at once, in bytes.
-_BUDGET = 2**28
-
-
-@dataclass(frozen=True, slots=True)
-class LayerError:
-    """One integer value: the node that gives it and its module; SQNR in dB and cosine of the accumulated error and
-    of the layer's own; the SQNR of its weight. What cannot be told is None."""
-
-    value: str
-    node: str
-    module: str
-    op: str
-    sqnr: float
-    cosine: float | None
-    own_sqnr: float
-    own_cosine: float | None
-    weight_sqnr: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,82 +88,21 @@ def explain(
     *,
     unseen: bool = False,
 ) -> Explanation:
-    """Compare `program` with the float graph of `model`, value by value, over `batches`: a few samples are enough.
-    `unseen` is as in `Explanation`.
-
-    Values that the float graph does not have under the same name and shape are left out.
-    """
+    """Compare `program` with the float graph of `model`, value by value (see `LayerErrors`), over `batches`: a few
+    samples are enough. `unseen` is as in `Explanation`."""
     progress = progress or Silent()
-    values = _matched(model.gm, program)
-    accumulated = {name: ErrorSums() for name in values}
-    own = {name: ErrorSums() for name in values}
-    loss, samples, first = OutputLoss(), 0, None
+    errors, loss, samples, first = LayerErrors(model.gm, program), OutputLoss(), 0, None
     with torch.no_grad(), progress.track("explain layers") as advance:
         for batch in batches:
-            for part in _within_budget(model.gm, batch):
+            for part in parts_within_budget(model.gm, batch):
                 first = first or part
-                _compare(model.gm, program, part, values, accumulated, own)
+                errors.add(part)
                 outputs = simulate(program, part).outputs
                 loss.add(flatten_tensors(list(outputs.values())), evaluate(model.gm, part))
                 samples += len(part[0])
                 advance(samples)
-        culprit = None if first is None else _find_culprit(model.gm, program, first, values)
-    layers = tuple(_layer(model.gm, program, name, accumulated[name], own[name]) for name in values)
-    return Explanation(program.spec.name, samples, tuple(passes), layers, loss.result(), culprit, unseen)
-
-
-def _matched(gm: fx.GraphModule, program: Program) -> dict[str, str]:
-    """Integer value -> the float graph's value of the same name that it stands for, in order of execution."""
-    names = {node.name for node in gm.graph.nodes}
-    quantizers = {node.name: node for node in program.gm.graph.nodes}
-    found = {}
-    for value in program.integer_values():
-        source = quantizers[value].args[0]
-        if isinstance(source, fx.Node) and source.name in names:
-            found[value] = source.name
-    return found
-
-
-def _within_budget(gm: fx.GraphModule, batch: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
-    """The batch in parts whose values, all held at once, take about `_BUDGET` bytes; whole if it cannot be cut."""
-    sample = 0
-    for node in gm.graph.nodes:
-        meta = node.meta.get("val")
-        if isinstance(meta, Tensor) and meta.ndim and node.op == "call_function":
-            sample += 4 * int(torch.Size([size for size in meta.shape[1:] if isinstance(size, int)]).numel())
-    fixed = any(isinstance(node.meta["val"].shape[0], int) for node in placeholders(gm) if node.meta["val"].ndim)
-    size = len(batch[0]) if fixed else max(1, _BUDGET // max(1, sample))
-    yield from zip(*(tensor.split(size) for tensor in batch), strict=True)
-
-
-def _compare(
-    gm: fx.GraphModule,
-    program: Program,
-    batch: tuple[Tensor, ...],
-    values: dict[str, str],
-    accumulated: Mapping[str, ErrorSums],
-    own: Mapping[str, ErrorSums],
-) -> None:
-    floats = _float_values(gm, batch, set(values.values()))
-    qparams = program.integer_values()
-    result = simulate(program, batch, keep=list(values)).integers
-    for value in [name for name in values if result[name].shape != floats[values[name]].shape]:
-        del values[value]
-    for value, name in values.items():
-        accumulated[value].add(dequantize(result[value], qparams[value]), floats[name])
-    forced = {value: program.spec.quantize(floats[name], qparams[value]) for value, name in values.items()}
-    result = simulate(program, batch, keep=list(values), forced=forced).integers
-    for value, name in values.items():
-        own[value].add(dequantize(result[value], qparams[value]), floats[name])
-
-
-def _float_values(gm: fx.GraphModule, batch: tuple[Tensor, ...], wanted: set[str]) -> dict[str, Tensor]:
-    """The values called `wanted`, each run once; everything is held."""
-    values: dict[str, Any] = {n.name: x for n, x in zip(placeholders(gm), batch, strict=True)}
-    for node in gm.graph.nodes:
-        if node.op == "call_function":
-            values[node.name] = run_node(gm, node, values)
-    return {name: values[name] for name in wanted}
+        culprit = None if first is None else _find_culprit(model.gm, program, first, errors.values)
+    return Explanation(program.spec.name, samples, tuple(passes), errors.layers(), loss.result(), culprit, unseen)
 
 
 def _find_culprit(
@@ -216,7 +131,7 @@ def _find_culprit(
             high, above = middle, found
         else:
             low, below = middle, found
-    node = _producer(program, _steps(program)[names[high - 1]])
+    node = producer(program, steps_by_value(program)[names[high - 1]])
     return Culprit(node.name, module_path(node), below / total, above / total)
 
 
@@ -229,47 +144,6 @@ def _run_from(gm: fx.GraphModule, batch: tuple[Tensor, ...], known: Mapping[str,
             values[node.name] = run_node(gm, node, values)
     outputs = fx.map_arg(output_node(gm).args[0], lambda node: values.get(node.name, constant(gm, node)))
     return flatten_tensors(outputs)
-
-
-def _steps(program: Program) -> dict[str, IntegerStep | QuantizeStep]:
-    """What computes each integer value."""
-    return {step.name: step for step in program.steps if isinstance(step, IntegerStep | QuantizeStep)}
-
-
-def _producer(program: Program, step: IntegerStep | QuantizeStep) -> fx.Node:
-    """The node whose result a step gives as integers."""
-    if isinstance(step, IntegerStep):
-        return step.anchor
-    return next(node for node in program.gm.graph.nodes if node.name == step.source)
-
-
-def _layer(gm: fx.GraphModule, program: Program, value: str, accumulated: ErrorSums, own: ErrorSums) -> LayerError:
-    step = _steps(program)[value]
-    node = _producer(program, step)
-    return LayerError(
-        value,
-        node.name,
-        module_path(node),
-        op_name(node.target).partition(".")[0] if node.op == "call_function" else node.op,
-        accumulated.sqnr,
-        accumulated.cosine,
-        own.sqnr,
-        own.cosine,
-        _weight_sqnr(gm, step) if isinstance(step, IntegerStep) else None,
-    )
-
-
-def _weight_sqnr(gm: fx.GraphModule, step: IntegerStep) -> float | None:
-    info = OPS.get(step.anchor.target)  # type: ignore[call-overload]
-    origin = next((node for node in gm.graph.nodes if node.name == step.anchor.name), None)
-    if info is None or origin is None or step.weight is None or step.weight_qparams is None:
-        return None
-    weight = constant(gm, origin.args[info.weight])
-    if weight is None or weight.shape != step.weight.shape:
-        return None
-    sums = ErrorSums()
-    sums.add(dequantize(step.weight, step.weight_qparams), weight)
-    return sums.sqnr
 
 
 def _loss_json(loss: Loss | None) -> dict[str, Any] | None:

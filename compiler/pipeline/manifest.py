@@ -17,18 +17,20 @@ from .preprocess import Preprocess
 SCHEMA_VERSION = 1
 
 
-class _Entry(BaseModel):
+class Entry(BaseModel):
+    """What is read back from a file that may have been changed: no field more, and none of another type."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FileEntry(_Entry):
+class FileEntry(Entry):
     """One file of the bundle; `size` in bytes."""
 
     sha256: str
     size: int
 
 
-class TensorEntry(_Entry):
+class TensorEntry(Entry):
     """One input of the model. `shape` has None where a size may vary."""
 
     name: str
@@ -36,7 +38,7 @@ class TensorEntry(_Entry):
     shape: tuple[int | None, ...]
 
 
-class OutputEntry(_Entry):
+class OutputEntry(Entry):
     """One output; `scale` and `zero_point` where it is a dequantized integer value."""
 
     name: str
@@ -44,7 +46,7 @@ class OutputEntry(_Entry):
     zero_point: int | None = None
 
 
-class PassEntry(_Entry):
+class PassEntry(Entry):
     """What a pass did. `skipped`: what it left alone and why; `notes`: what must be known of what it changed (on
     what evidence, by how much). `max_error`: largest output change relative to the output's magnitude, where
     checked."""
@@ -57,7 +59,7 @@ class PassEntry(_Entry):
     rolled_back: str | None = None
 
 
-class ParityEntry(_Entry):
+class ParityEntry(Entry):
     """Simulated against deployed. (a) `nodes_*`: each integer node fed the runtime's own inputs.
 
     (b) `worst_lsb`, `differing` of `total` integers and top-1 `flips` end to end over `samples`; `worst_float`
@@ -76,7 +78,7 @@ class ParityEntry(_Entry):
     samples: int
 
 
-class SaturationEntry(_Entry):
+class SaturationEntry(Entry):
     """Whether sums of two products in 16 bits can saturate on `isa`: `proven` of `channels` output channels of
     layers with weights cannot, `repaired` of them because a pass changed their weights. `largest` is the largest
     sum that any activations can give (None: the kernels sum in 32 bits); `unsafe` has the rest, by layer."""
@@ -89,7 +91,7 @@ class SaturationEntry(_Entry):
     unsafe: dict[str, int]
 
 
-class ShareEntry(_Entry):
+class ShareEntry(Entry):
     """`hits` of `total`, with the 95 % interval (Wilson)."""
 
     hits: int
@@ -98,7 +100,7 @@ class ShareEntry(_Entry):
     high: float
 
 
-class MaxDropEntry(_Entry):
+class MaxDropEntry(Entry):
     """What `--max-drop` relieved: layers with weights of 8 bits and layers in float, the loss with them and
     without on `samples` held-out calibration samples, and what it counts."""
 
@@ -110,7 +112,7 @@ class MaxDropEntry(_Entry):
     samples: int
 
 
-class TargetEntry(_Entry):
+class TargetEntry(Entry):
     """One runtime's artifact, and `also` its further forms. `tolerance_lsb` and `tolerance_float` are what
     `verify` allows between the runtime and the golden outputs, which are the simulator's."""
 
@@ -134,13 +136,13 @@ class TargetEntry(_Entry):
     also: tuple[str, ...] = ()
 
 
-class CalibrationEntry(_Entry):
+class CalibrationEntry(Entry):
     method: str
     samples: int
     sha256: str
 
 
-class Manifest(_Entry):
+class Manifest(Entry):
     """The whole of `manifest.json`; `files` covers every other file of the bundle."""
 
     schema_version: int = SCHEMA_VERSION

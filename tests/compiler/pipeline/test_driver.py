@@ -68,6 +68,7 @@ def test_the_bundle_holds_what_the_manifest_says(compiled: tuple[Path, CompileRe
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
         "golden/inputs.safetensors",
         "golden/onnx.safetensors",
+        "layers/onnx.json",
         "manifest.json",
         "onnx/float_model.onnx",
         "onnx/model.onnx",
