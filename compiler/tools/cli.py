@@ -1,4 +1,4 @@
-"""The command line: `fxedge compile | verify | inspect | sensitivity | targets | doctor`.
+"""The command line: `fxedge compile | verify | bench | inspect | sensitivity | targets | doctor`.
 
 Results go to stdout, everything else to stderr. Errors are one paragraph; `exits` lists the exit statuses.
 Commands import what they need when they run, so that `--help` does not wait for torch.
@@ -128,6 +128,29 @@ def verify(
     else:
         print_verdicts(make_console(), bundle, report)
     raise typer.Exit(verdict_status(report, named=bool(chosen)))
+
+
+@app.command()
+@flags.takes(*flags.BENCH, "json", "quiet", **flags.BENCH, json=flags.RECORD)
+def bench(given: dict[str, Any]) -> None:
+    """Measure bundles on this machine, int8 and float by turns; or compare two recorded runs."""
+    from .bench.benching import BenchOptions
+    from .bench.command import Output, run_bench, run_compare
+
+    output = Output(given["json"], bool(given["quiet"]))
+    paths = tuple(given["bundles"] or ())
+    if given["compare"]:
+        status = run_compare(paths, margin=given["margin"] / 100, force=given["force"], output=output)
+        raise typer.Exit(status)
+    options = BenchOptions(
+        targets=flags.comma_list(given["target"]) or (),
+        threads=flags.counts(given["threads"], "--threads"),
+        batch=given["batch"],
+        runs=given["runs"],
+        seconds=given["seconds"],
+        against=tuple(given["against"] or ()),
+    )
+    raise typer.Exit(run_bench(paths, options, output))
 
 
 @app.command()
