@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from ... import __version__
+from ..ir.errors import InputError
 from . import exits, flags
 
 app = typer.Typer(
@@ -135,7 +136,7 @@ def verify(
 def bench(given: dict[str, Any]) -> None:
     """Measure bundles on this machine, int8 and float by turns; or compare two recorded runs."""
     from .bench.benching import BenchOptions
-    from .bench.command import Output, run_bench, run_compare
+    from .bench.command import Output, run_bench, run_compare, run_remote
 
     output = Output(given["json"], bool(given["quiet"]))
     paths = tuple(given["bundles"] or ())
@@ -150,6 +151,10 @@ def bench(given: dict[str, Any]) -> None:
         seconds=given["seconds"],
         against=tuple(given["against"] or ()),
     )
+    if given["adb_binary"] is not None:
+        raise typer.Exit(run_remote(paths, options, given["adb_binary"], given["adb"], output))
+    if given["adb"] is not None:
+        raise InputError("--adb chooses a device; say with --adb-binary which program to run there.")
     raise typer.Exit(run_bench(paths, options, output))
 
 

@@ -169,6 +169,12 @@ BENCH: Mapping[str, Flag] = {
     "force": Flag(
         Annotated[bool, typer.Option("--force", help="--compare: records of different machines too.")], False
     ),
+    "adb_binary": _option(
+        Path,
+        metavar="PROGRAM",
+        help="On an Android device: the runtime's benchmark_model, onnxruntime_perf_test or executor_runner.",
+    ),
+    "adb": _option(str, metavar="SERIAL", help="--adb-binary: which of several devices."),
 }
 RECORD = _option(Path, "--json", metavar="FILE", help="Write the record there; - for stdout, without the table.")
 

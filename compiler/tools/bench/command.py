@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
 
 from ...ir.errors import BundleError, InputError, VerificationError
 from ...pipeline.bundle import MANIFEST
@@ -13,7 +18,8 @@ from ..tables import make_console, print_json
 from .benching import BenchOptions, bench_bundles
 from .comparing import compare_files, comparison_json, print_comparison
 from .printing import print_bench
-from .record import require_place, write_record
+from .record import require_place, write_json
+from .remote import bench_remote, print_remote, remote_json
 
 STDOUT = Path("-")
 
@@ -29,6 +35,15 @@ class Output:
         if self.json is not None and self.json != STDOUT:
             require_place(self.json)
 
+    def give(self, value: Mapping[str, Any], print_table: Callable[[Console], None]) -> None:
+        """Print the table and write the file, or print JSON."""
+        if self.json == STDOUT:
+            print_json(value)
+            return
+        print_table(make_console())
+        if self.json is not None:
+            write_json(self.json, value)
+
 
 def run_bench(folders: tuple[Path, ...], options: BenchOptions, output: Output) -> int:
     """Measure bundles, print the table and write the record; the exit status.
@@ -36,23 +51,49 @@ def run_bench(folders: tuple[Path, ...], options: BenchOptions, output: Output) 
     Raises:
         InputError: no bundle was given, or as `bench_bundles`. VerificationError: a bundle is damaged.
     """
+    with _checked(folders, output):
+        record = bench_bundles(folders, options, make_progress(quiet=output.quiet))
+    output.give(record.model_dump(mode="json"), lambda console: print_bench(console, record))
+    return exits.PARTLY_DONE if options.targets and record.skipped else exits.DONE
+
+
+def run_remote(
+    folders: tuple[Path, ...], options: BenchOptions, program: Path, serial: str | None, output: Output
+) -> int:
+    """The same on an Android device, by a program of the runtime's own.
+
+    Raises:
+        InputError: no bundle was given, or as `bench_remote`.
+        VerificationError: a bundle is damaged, or the device does not do what it is told.
+    """
+    if options.against or options.batch is not None:
+        raise InputError("On a device there is no --against and no --batch: the runtime's own program runs there.")
+    with _checked(folders, output):
+        found = bench_remote(
+            folders,
+            options.targets,
+            threads=options.threads,
+            runs=options.runs,
+            program=program,
+            serial=serial,
+            progress=make_progress(quiet=output.quiet),
+        )
+    output.give(remote_json(found), lambda console: print_remote(console, found))
+    return exits.DONE
+
+
+@contextlib.contextmanager
+def _checked(folders: tuple[Path, ...], output: Output) -> Iterator[None]:
+    """What is asked for is looked at before it is measured; a damaged bundle is a failed check."""
     if not folders:
         raise InputError("Nothing to measure: give folders that fxedge compile wrote.")
     output.check()
     try:
-        record = bench_bundles(folders, options, make_progress(quiet=output.quiet))
+        yield
     except BundleError as error:
         if any((folder / MANIFEST).is_file() for folder in folders):
             raise VerificationError(str(error)) from error
         raise
-    if output.json == STDOUT:
-        print_json(record.model_dump(mode="json"))
-    else:
-        print_bench(make_console(), record)
-    if output.json not in (None, STDOUT):
-        assert output.json is not None
-        write_record(output.json, record)
-    return exits.PARTLY_DONE if options.targets and record.skipped else exits.DONE
 
 
 def run_compare(files: tuple[Path, ...], *, margin: float, force: bool, output: Output) -> int:
@@ -63,11 +104,7 @@ def run_compare(files: tuple[Path, ...], *, margin: float, force: bool, output: 
     """
     if len(files) != 2:
         raise InputError(f"--compare takes two records, OLD.json and NEW.json, not {len(files)}.")
-    if output.json not in (None, STDOUT):
-        raise InputError("--compare writes no file; give --json - for JSON on stdout.")
+    output.check()
     found = compare_files(*files, margin=margin, force=force)
-    if output.json == STDOUT:
-        print_json(comparison_json(found))
-    else:
-        print_comparison(make_console(), found)
+    output.give(comparison_json(found), lambda console: print_comparison(console, found))
     return exits.CHECK_FAILED if found.slower else exits.DONE

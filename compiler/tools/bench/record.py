@@ -9,8 +9,9 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -119,12 +120,17 @@ class BenchRecord(_Entry):
 
 
 def write_record(path: Path, record: BaseModel) -> None:
+    """A record as `write_json`."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write it as a whole: what was at `path` stays until the new file is complete.
 
     Raises:
         OSError: `path` cannot be written; nothing is left behind.
     """
-    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
