@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fxedge.compiler.tools.bench.record import BenchRecord, MachineEntry, ResultEntry, SettingsEntry
+from fxedge.compiler.pipeline.machine import MachineEntry
+from fxedge.compiler.tools.bench.record import BenchRecord, ResultEntry, SettingsEntry
 
 MACHINE = MachineEntry(
     cpu="Some CPU",

@@ -19,10 +19,10 @@ from ...ir.progress import Progress
 from ...pipeline.bundle import file_entry, read_bundle
 from ...pipeline.check import FLOAT, INT8
 from ...pipeline.driver import usable_backends
+from ...pipeline.machine import describe_machine
 from ...pipeline.manifest import Manifest
 from .energy import EnergyMeter, find_meter
 from .figures import median, paired_ratio, percentile
-from .machine import describe_machine
 from .measure import Contestant, Measured, measure
 from .peers import fit_inputs, reader_of
 from .record import BenchRecord, RatioEntry, ResultEntry, SettingsEntry, SkipEntry

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from ...ir.errors import BundleError, InputError, VerificationError
 from ...pipeline.bundle import MANIFEST
+from ...pipeline.records import require_place, write_json
 from .. import exits
 from ..progress import make_progress
 from ..tables import make_console, print_json
 from .benching import BenchOptions, bench_bundles
 from .comparing import compare_files, comparison_json, print_comparison
 from .printing import print_bench
-from .record import require_place, write_json
 from .remote import bench_remote, print_remote, remote_json
 
 STDOUT = Path("-")

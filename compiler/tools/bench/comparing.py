@@ -14,10 +14,11 @@ from typing import Any
 from rich.console import Console
 
 from ...ir.errors import InputError
+from ...pipeline.machine import SAME_MACHINE
+from ...pipeline.records import read_record
 from ..tables import make_table, plural, print_table
 from .figures import Ratio, unpaired_ratio
-from .machine import SAME_MACHINE
-from .record import SCHEMA_VERSION, BenchRecord, ResultEntry, read_record
+from .record import SCHEMA_VERSION, BenchRecord, ResultEntry
 
 SLOWER, FASTER, SAME = "slower", "faster", "same"
 WHAT = "a record that fxedge bench --json wrote"

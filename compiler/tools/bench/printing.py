@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from ...pipeline.machine import MachineEntry
 from ..tables import make_table, plural, print_table, size_text
 from .figures import Ratio
-from .record import BenchRecord, MachineEntry, ResultEntry
+from .record import BenchRecord, ResultEntry
 
 
 def print_bench(console: Console, record: BenchRecord) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from bench_records import MACHINE, record, result
 from fxedge.compiler.ir.errors import InputError
+from fxedge.compiler.pipeline.records import write_json
 from fxedge.compiler.tools.bench.comparing import FASTER, SAME, SLOWER, compare, judge
 from fxedge.compiler.tools.bench.figures import Ratio
-from fxedge.compiler.tools.bench.record import BenchRecord, write_record
+from fxedge.compiler.tools.bench.record import BenchRecord
 
 
 def noisy(middle: float) -> tuple[float, ...]:
@@ -15,7 +16,7 @@ def noisy(middle: float) -> tuple[float, ...]:
 
 
 def written(folder: Path, name: str, content: BenchRecord) -> Path:
-    write_record(folder / name, content)
+    write_json(folder / name, content.model_dump(mode="json"))
     return folder / name
 
 

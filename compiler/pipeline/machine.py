@@ -7,8 +7,8 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...quant.isa import CPUINFO, native_isa, read_cpuinfo
-from .record import MachineEntry
+from ..quant.isa import CPUINFO, native_isa, read_cpuinfo
+from .records import Entry
 
 _GOVERNORS = Path("/sys/devices/system/cpu")
 UNKNOWN = "not available"
@@ -21,6 +21,19 @@ SAME_MACHINE: Mapping[str, str] = {
     "cores": "cores",
     "governor": "frequency governor",
 }
+
+
+class MachineEntry(Entry):
+    """`isa` as `--isa native` names it; `cores` that the process might use; `load` over the minute before."""
+
+    cpu: str
+    architecture: str
+    isa: str
+    cores: int
+    governor: str
+    load: float | None
+    system: str
+    python: str
 
 
 def describe_machine(cpuinfo: Path = CPUINFO, governors: Path = _GOVERNORS) -> MachineEntry:

@@ -1,8 +1,7 @@
 import os
 from pathlib import Path
 
-from fxedge.compiler.tools.bench.machine import SAME_MACHINE, describe_machine
-from fxedge.compiler.tools.bench.record import MachineEntry
+from fxedge.compiler.pipeline.machine import SAME_MACHINE, MachineEntry, describe_machine
 
 
 def test_what_the_system_tells(tmp_path: Path):

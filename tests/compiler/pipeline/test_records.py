@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from bench_records import record, result
 from fxedge.compiler.ir.errors import InputError
-from fxedge.compiler.tools.bench.record import BenchRecord, read_record, require_place, write_record
+from fxedge.compiler.pipeline.records import read_record, require_place, write_json
+from fxedge.compiler.tools.bench.record import BenchRecord
 
 
 def refusal(path: Path) -> str:
@@ -14,7 +15,7 @@ def refusal(path: Path) -> str:
 
 def test_read_as_it_was_written(tmp_path: Path):
     path, written = tmp_path / "run.json", record(result())
-    write_record(path, written)
+    write_json(path, written.model_dump(mode="json"))
     assert read_record(path, BenchRecord, "a record", 1) == written
     assert path.stat().st_mode & 0o600 == 0o600
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
@@ -23,7 +24,7 @@ def test_read_as_it_was_written(tmp_path: Path):
 def test_written_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Interrupted before the last step: the record that was there stays, and nothing lies beside it."""
     path = tmp_path / "run.json"
-    write_record(path, record(result()))
+    write_json(path, record(result()).model_dump(mode="json"))
     before = path.read_bytes()
 
     def interrupted(self: Path, target: Path) -> None:
@@ -31,7 +32,7 @@ def test_written_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(Path, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_record(path, record(result(), result(target="x86")))
+        write_json(path, record(result(), result(target="x86")).model_dump(mode="json"))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
 
