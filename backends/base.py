@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +20,25 @@ class Runner(Protocol):
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Outputs flattened in order; integer values that were exposed follow them, as integers."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class InputFact:
+    """One input as an artifact states it: `shape` has None where a size may vary, `dtype` is numpy's name.
+    `scale` and `zero_point` where it takes integers that stand for numbers."""
+
+    name: str
+    shape: Sequence[int | None]
+    dtype: str
+    scale: float | None = None
+    zero_point: int = 0
+
+
+@runtime_checkable
+class TellsInputs(Protocol):
+    """A runner that knows what its artifact takes, in the order in which `run` takes it."""
+
+    def input_facts(self) -> tuple[InputFact, ...]: ...
 
 
 class Backend(Protocol):

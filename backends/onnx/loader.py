@@ -9,6 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ..base import InputFact
+
+# onnxruntime's names of types -> numpy's, where they differ by more than `tensor()`.
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"} | {
+    f"tensor({name})": name for name in ("int8", "uint8", "int16", "uint16", "int32", "int64", "bool")
+}
+
 
 @dataclass(frozen=True, slots=True)
 class OnnxRunner:
@@ -22,6 +29,16 @@ class OnnxRunner:
         feeds = {name: np.ascontiguousarray(value) for name, value in zip(names, inputs, strict=True)}
         answers: list[np.ndarray] = self.session.run(None, feeds)
         return answers
+
+    def input_facts(self) -> tuple[InputFact, ...]:
+        return tuple(
+            InputFact(
+                value.name,
+                tuple(size if isinstance(size, int) else None for size in value.shape),
+                _DTYPES.get(value.type, value.type),
+            )
+            for value in self.session.get_inputs()
+        )
 
 
 def load(path: Path, threads: int = 1, optimized: Path | None = None) -> OnnxRunner:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..base import InputFact
+
 
 @dataclass(frozen=True, slots=True)
 class OpenvinoRunner:
@@ -21,6 +23,16 @@ class OpenvinoRunner:
         """Outputs in order, exposed integers after them; inputs in placeholder order."""
         self.request.infer([np.ascontiguousarray(value) for value in inputs])
         return [np.array(self.request.get_tensor(port).data) for port in self.compiled.outputs]
+
+    def input_facts(self) -> tuple[InputFact, ...]:
+        return tuple(
+            InputFact(
+                port.any_name,
+                tuple(None if size.is_dynamic else size.get_length() for size in port.partial_shape),
+                np.dtype(port.element_type.to_dtype()).name,
+            )
+            for port in self.compiled.inputs
+        )
 
 
 def load(path: Path, threads: int = 1) -> OpenvinoRunner:

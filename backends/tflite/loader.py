@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..base import InputFact
+
 
 @dataclass(slots=True)
 class TfliteRunner:
@@ -31,6 +33,9 @@ class TfliteRunner:
         self.interpreter.invoke()
         return [self.interpreter.get_tensor(detail["index"]) for detail in self.interpreter.get_output_details()]
 
+    def input_facts(self) -> tuple[InputFact, ...]:
+        return tuple(_fact(detail) for detail in self.interpreter.get_input_details())
+
 
 def load(path: Path, threads: int = 1, delegate: bool = True) -> TfliteRunner:
     """Open `path` with `threads` threads; without the XNNPACK delegate, TFLite's own kernels run everything."""
@@ -40,3 +45,9 @@ def load(path: Path, threads: int = 1, delegate: bool = True) -> TfliteRunner:
     interpreter = Interpreter(str(path), num_threads=threads, experimental_op_resolver_type=kind)
     interpreter.allocate_tensors()
     return TfliteRunner(interpreter)
+
+
+def _fact(detail: dict[str, Any]) -> InputFact:
+    shape = tuple(int(size) if size > 0 else None for size in detail["shape_signature"])
+    scale, zero_point = detail["quantization"]
+    return InputFact(detail["name"], shape, np.dtype(detail["dtype"]).name, float(scale) or None, int(zero_point))

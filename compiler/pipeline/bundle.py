@@ -118,6 +118,7 @@ def read_bundle(folder: Path) -> Manifest:
             raise BundleError(f"{folder / name} is not in the manifest; remove it or compile the bundle again.")
     named = [target.artifact for target in manifest.targets.values()]
     named += [form for target in manifest.targets.values() for form in target.also]
+    named += [target.float_artifact for target in manifest.targets.values() if target.float_artifact is not None]
     named += [target.golden for target in manifest.targets.values()] + [manifest.golden_inputs]
     for name in named:
         if name not in manifest.files:

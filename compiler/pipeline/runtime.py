@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backends.base import InputFact
 from ..ir.errors import VerificationError
 from .worker import read_message, write_message
 
@@ -38,22 +39,41 @@ class RemoteRuntime:
         )
         try:
             for key, path in artifacts.items():
-                self._ask({"do": "load", "key": key, "path": str(path.resolve())})
+                self.load(key, path)
         except BaseException:
             self.close()
             raise
+
+    def load(self, key: str, path: Path) -> float:
+        """Load an artifact (again) and return the seconds that it took."""
+        seconds: float = self._ask({"do": "load", "key": key, "path": str(path.resolve())})[0]["seconds"]
+        return seconds
 
     def run(self, key: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Outputs of artifact `key`, flattened in order."""
         return self._ask({"do": "run", "key": key}, inputs)[1]
 
     def time(
-        self, keys: Sequence[str], inputs: Sequence[np.ndarray], repeats: int = 20, warmup: int = 3
+        self, keys: Sequence[str], inputs: Sequence[np.ndarray] = (), repeats: int = 20, warmup: int = 3
     ) -> dict[str, list[float]]:
-        """Seconds of each of `repeats` interleaved runs, by key."""
+        """Seconds of each of `repeats` interleaved runs, by key; without inputs, on those that it holds."""
         request = {"do": "time", "keys": list(keys), "repeats": repeats, "warmup": warmup}
         seconds: dict[str, list[float]] = self._ask(request, inputs)[0]["seconds"]
         return seconds
+
+    def hold(self, inputs: Sequence[np.ndarray]) -> None:
+        """Give it inputs for `time` once and for all."""
+        self._ask({"do": "hold"}, inputs)
+
+    def inputs(self, key: str) -> tuple[InputFact, ...] | None:
+        """What artifact `key` says of its inputs; None where its runtime does not tell."""
+        told = self._ask({"do": "inputs", "key": key})[0]["inputs"]
+        return None if told is None else tuple(InputFact(**fact) for fact in told)
+
+    def memory(self) -> tuple[int | None, int | None]:
+        """Bytes of the process before it loaded anything, and the most since; None where the system is silent."""
+        answer = self._ask({"do": "memory"})[0]
+        return answer["before"], answer["peak"]
 
     def _ask(
         self, request: dict[str, Any], arrays: Sequence[np.ndarray] = ()

@@ -12,14 +12,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ...backends import registry
-from ...backends.base import Runner
+from ...backends.base import Runner, TellsInputs
 from ..ir.errors import FxedgeError
+from .memory import forget_peak, read_memory
 
 
 def write_message(stream: BinaryIO, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
@@ -49,22 +51,45 @@ class _Bytes:
 
 
 class _Session:
-    """The artifacts loaded so far, by key."""
+    """The artifacts loaded so far, by key, and the inputs held for timing."""
 
     def __init__(self, target: str, threads: int) -> None:
         self._backend = registry.get(target)
         self._threads = threads
         self._runners: dict[str, Runner] = {}
+        self._held: list[np.ndarray] = []
+        forget_peak()
+        self._before = read_memory()
 
     def load(self, request: dict[str, Any], arrays: list[np.ndarray]) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """Seconds to load; the first time in a process with those of the runtime's own library."""
+        start = time.perf_counter()
         self._runners[request["key"]] = self._backend.load(Path(request["path"]), self._threads)
+        return {"seconds": time.perf_counter() - start}, []
+
+    def inputs(self, request: dict[str, Any], arrays: list[np.ndarray]) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """What the artifact says of its inputs; null where its runtime does not tell."""
+        runner = self._runners[request["key"]]
+        told = [asdict(fact) for fact in runner.input_facts()] if isinstance(runner, TellsInputs) else None
+        return {"inputs": told}, []
+
+    def hold(self, request: dict[str, Any], arrays: list[np.ndarray]) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """Keep inputs for `time`, so that a turn of one run need not send them again."""
+        self._held = arrays
         return {}, []
+
+    def memory(self, request: dict[str, Any], arrays: list[np.ndarray]) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """Bytes: of the process before it loaded anything, and the most since; null where nothing tells."""
+        before, now = self._before, read_memory()
+        return {"before": before and before.resident, "peak": now and now.peak}, []
 
     def run(self, request: dict[str, Any], arrays: list[np.ndarray]) -> tuple[dict[str, Any], list[np.ndarray]]:
         return {}, self._runners[request["key"]].run(arrays)
 
     def time(self, request: dict[str, Any], arrays: list[np.ndarray]) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """Interleaved: each repeat runs every key once, so that a slow moment of the machine hits all of them."""
+        """Interleaved: each repeat runs every key once, so that a slow moment of the machine hits all of them.
+        Without inputs, on those that are held."""
+        arrays = arrays or self._held
         keys: list[str] = request["keys"]
         seconds: dict[str, list[float]] = {key: [] for key in keys}
         for key in keys * request["warmup"]:
@@ -84,6 +109,9 @@ def serve(target: str, threads: int, requests: BinaryIO, answers: BinaryIO) -> N
         "load": session.load,
         "run": session.run,
         "time": session.time,
+        "inputs": session.inputs,
+        "hold": session.hold,
+        "memory": session.memory,
     }
     while (message := read_message(requests)) is not None:
         request, arrays = message

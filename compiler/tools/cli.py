@@ -1,4 +1,4 @@
-"""The command line: `fxedge compile | verify | inspect | sensitivity | targets | doctor`.
+"""The command line: `fxedge compile | verify | bench | inspect | sensitivity | targets | doctor`.
 
 Results go to stdout, everything else to stderr. Errors are one paragraph; `exits` lists the exit statuses.
 Commands import what they need when they run, so that `--help` does not wait for torch.
@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from ... import __version__
+from ..ir.errors import InputError
 from . import exits, flags
 
 app = typer.Typer(
@@ -128,6 +129,33 @@ def verify(
     else:
         print_verdicts(make_console(), bundle, report)
     raise typer.Exit(verdict_status(report, named=bool(chosen)))
+
+
+@app.command()
+@flags.takes(*flags.BENCH, "json", "quiet", **flags.BENCH, json=flags.RECORD)
+def bench(given: dict[str, Any]) -> None:
+    """Measure bundles on this machine, int8 and float by turns; or compare two recorded runs."""
+    from .bench.benching import BenchOptions
+    from .bench.command import Output, run_bench, run_compare, run_remote
+
+    output = Output(given["json"], bool(given["quiet"]))
+    paths = tuple(given["bundles"] or ())
+    if given["compare"]:
+        status = run_compare(paths, margin=given["margin"] / 100, force=given["force"], output=output)
+        raise typer.Exit(status)
+    options = BenchOptions(
+        targets=flags.comma_list(given["target"]) or (),
+        threads=flags.counts(given["threads"], "--threads"),
+        batch=given["batch"],
+        runs=given["runs"],
+        seconds=given["seconds"],
+        against=tuple(given["against"] or ()),
+    )
+    if given["adb_binary"] is not None:
+        raise typer.Exit(run_remote(paths, options, given["adb_binary"], given["adb"], output))
+    if given["adb"] is not None:
+        raise InputError("--adb chooses a device; say with --adb-binary which program to run there.")
+    raise typer.Exit(run_bench(paths, options, output))
 
 
 @app.command()

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..ir.errors import InputError
+
 _DATA = "a folder of images, a .npy, .npz or .safetensors file, or file.py:loader (its code is run)"
 
 # Also taken by commands that have few flags and spell them out.
@@ -128,6 +130,54 @@ BITS = Flag(
 )
 SAMPLES = Flag(Annotated[int, typer.Option(metavar="N", min=1, help="Calibration samples to measure on.")], 32)
 
+# `bench` has most of its flags to itself.
+BENCH: Mapping[str, Flag] = {
+    "bundles": Flag(
+        Annotated[
+            list[Path] | None,
+            typer.Argument(
+                metavar="BUNDLE", help="Folders that fxedge compile wrote; with --compare, OLD.json NEW.json."
+            ),
+        ]
+    ),
+    "target": _option(str, metavar="A,B", help="Targets to measure. Default: all in the bundle."),
+    "threads": Flag(Annotated[str, typer.Option(metavar="1,2", help="Threads of the runtimes.")], "1"),
+    "batch": Flag(
+        Annotated[int | None, typer.Option(metavar="N", min=1, help="Samples at a time. Default: 1.")],
+    ),
+    "runs": Flag(
+        Annotated[int, typer.Option(metavar="N", min=1, help="Timed runs of an artifact, at most.")], 100
+    ),
+    "seconds": Flag(
+        Annotated[
+            float,
+            typer.Option(metavar="S", min=0, help="About how long a target is timed; six runs at least."),
+        ],
+        10.0,
+    ),
+    "against": _option(
+        list[Path], metavar="FILE", help="Somebody else's .onnx, .tflite, ...: into the same run; repeatable."
+    ),
+    "compare": Flag(
+        Annotated[bool, typer.Option("--compare", help="Compare two records; status 1 if something is slower.")],
+        False,
+    ),
+    "margin": Flag(
+        Annotated[float, typer.Option(metavar="X", min=0, help="--compare: up to X % is no change.")],
+        5.0,
+    ),
+    "force": Flag(
+        Annotated[bool, typer.Option("--force", help="--compare: records of different machines too.")], False
+    ),
+    "adb_binary": _option(
+        Path,
+        metavar="PROGRAM",
+        help="On an Android device: the runtime's benchmark_model, onnxruntime_perf_test or executor_runner.",
+    ),
+    "adb": _option(str, metavar="SERIAL", help="--adb-binary: which of several devices."),
+}
+RECORD = _option(Path, "--json", metavar="FILE", help="Write the record there; - for stdout, without the table.")
+
 # How a model is captured, quantized and fed; of the raw data, `PREPROCESS`.
 RECIPE = (
     "calibration",
@@ -165,6 +215,18 @@ def takes(*names: str, **own: Flag) -> Callable[[Callable[..., None]], Callable[
 def comma_list(text: str | None) -> tuple[str, ...] | None:
     """`a, b` -> ("a", "b"); None stays None."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def counts(text: str, flag: str) -> tuple[int, ...]:
+    """`1,2` -> (1, 2), each once.
+
+    Raises:
+        InputError: something else than whole numbers from 1 on.
+    """
+    parts = comma_list(text) or ()
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"{flag} takes whole numbers from 1 on, separated by commas, not {text!r}.")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def size(text: str | None) -> tuple[str, ...] | None:

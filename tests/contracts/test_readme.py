@@ -41,7 +41,7 @@ def test_every_flag_of_a_command_exists(capsys: pytest.CaptureFixture[str]) -> N
     from fxedge.compiler.tools.cli import run
 
     known = {}
-    for command in ("compile", "verify", "inspect", "sensitivity", "targets", "doctor"):
+    for command in ("compile", "verify", "bench", "inspect", "sensitivity", "targets", "doctor"):
         assert run([command, "--help"]) == 0
         known[command] = set(re.findall(r"--?[\w-]+", capsys.readouterr().out))
     used = [words for words in _commands() if words[0].endswith("fxedge")]

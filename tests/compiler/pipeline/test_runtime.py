@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fxedge.backends.base import InputFact
 from fxedge.compiler.ir.errors import VerificationError
 from fxedge.compiler.pipeline.driver import CompileReport
 from fxedge.compiler.pipeline.runtime import RemoteRuntime
@@ -23,6 +24,16 @@ def test_runs_and_times_an_artifact(model: Path):
     assert (first.shape, first.dtype) == ((2, 3), np.float32)
     np.testing.assert_array_equal(first, second)
     assert len(seconds["int8"]) == 2
+
+
+def test_holds_inputs_and_tells_what_it_took(model: Path):
+    with RemoteRuntime("onnx", {}) as runtime:
+        assert runtime.load("int8", model) > 0
+        assert runtime.inputs("int8") == (InputFact("x", [None, 1, 6, 6], "float32"),)
+        runtime.hold([small_images(2).numpy()])
+        assert len(runtime.time(["int8"], repeats=3, warmup=0)["int8"]) == 3
+        before, peak = runtime.memory()
+    assert before is None or (peak is not None and 0 < before < peak)
 
 
 def test_an_artifact_that_does_not_load(tmp_path: Path):

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fxedge.backends import registry
+from fxedge.backends.base import InputFact
 from fxedge.compiler.ir.errors import BackendUnavailableError
+from fxedge.compiler.pipeline.memory import read_memory
 from fxedge.compiler.pipeline.worker import read_message, serve, write_message
 
 
@@ -53,7 +55,8 @@ LOAD = ({"do": "load", "key": "a", "path": "model"}, [])
 def test_loads_and_runs(fake: None):
     x = np.arange(6, dtype=np.float32).reshape(2, 3).T
     loaded, ran = ask(LOAD, ({"do": "run", "key": "a"}, [x, np.array([1, 2], dtype=np.uint8)]))
-    assert loaded == ({"arrays": 0}, [])
+    assert loaded[0].keys() == {"arrays", "seconds"}
+    assert loaded[0]["seconds"] >= 0
     np.testing.assert_array_equal(ran[1][0], 2 * x, strict=True)
     np.testing.assert_array_equal(ran[1][1], np.array([2, 4], dtype=np.uint8), strict=True)
 
@@ -65,6 +68,27 @@ def test_times_every_key_as_often(fake: None):
     assert {key: len(times) for key, times in header["seconds"].items()} == {"a": 3, "b": 3}
     assert all(time >= 0 for times in header["seconds"].values() for time in times)
     assert arrays == []
+
+
+def test_times_on_inputs_that_it_holds(fake: None):
+    request = {"do": "time", "keys": ["a"], "repeats": 2, "warmup": 0}
+    held = ({"do": "hold"}, [np.zeros(2)])
+    assert len(ask(LOAD, held, (request, []))[2][0]["seconds"]["a"]) == 2
+
+
+def test_tells_what_the_artifact_takes_where_its_runtime_does(fake: None, monkeypatch: pytest.MonkeyPatch):
+    question = ({"do": "inputs", "key": "a"}, [])
+    assert ask(LOAD, question)[1][0]["inputs"] is None
+    fact = InputFact("x", (None, 3), "float32")
+    monkeypatch.setattr(Doubler, "input_facts", lambda self: (fact,), raising=False)
+    assert ask(LOAD, question)[1][0]["inputs"] == [
+        {"name": "x", "shape": [None, 3], "dtype": "float32", "scale": None, "zero_point": 0}
+    ]
+
+
+def test_memory_before_and_at_most(fake: None):
+    header, _ = ask(({"do": "memory"}, []))[0]
+    assert read_memory() is None or 0 < header["before"] <= header["peak"]
 
 
 def test_an_error_is_an_answer_and_the_session_goes_on(fake: None, capsys):

@@ -1,0 +1,110 @@
+"""`fxedge bench`: which of its jobs the arguments ask for, and whether they go together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ...ir.errors import BundleError, InputError, VerificationError
+from ...pipeline.bundle import MANIFEST
+from ...pipeline.records import require_place, write_json
+from .. import exits
+from ..progress import make_progress
+from ..tables import make_console, print_json
+from .benching import BenchOptions, bench_bundles
+from .comparing import compare_files, comparison_json, print_comparison
+from .printing import print_bench
+from .remote import bench_remote, print_remote, remote_json
+
+STDOUT = Path("-")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where the record goes: a file, `-` for stdout instead of the table, or nowhere."""
+
+    json: Path | None
+    quiet: bool
+
+    def check(self) -> None:
+        if self.json is not None and self.json != STDOUT:
+            require_place(self.json)
+
+    def give(self, value: Mapping[str, Any], print_table: Callable[[Console], None]) -> None:
+        """Print the table and write the file, or print JSON."""
+        if self.json == STDOUT:
+            print_json(value)
+            return
+        print_table(make_console())
+        if self.json is not None:
+            write_json(self.json, value)
+
+
+def run_bench(folders: tuple[Path, ...], options: BenchOptions, output: Output) -> int:
+    """Measure bundles, print the table and write the record; the exit status.
+
+    Raises:
+        InputError: no bundle was given, or as `bench_bundles`. VerificationError: a bundle is damaged.
+    """
+    with _checked(folders, output):
+        record = bench_bundles(folders, options, make_progress(quiet=output.quiet))
+    output.give(record.model_dump(mode="json"), lambda console: print_bench(console, record))
+    return exits.PARTLY_DONE if options.targets and record.skipped else exits.DONE
+
+
+def run_remote(
+    folders: tuple[Path, ...], options: BenchOptions, program: Path, serial: str | None, output: Output
+) -> int:
+    """The same on an Android device, by a program of the runtime's own.
+
+    Raises:
+        InputError: no bundle was given, or as `bench_remote`.
+        VerificationError: a bundle is damaged, or the device does not do what it is told.
+    """
+    if options.against or options.batch is not None:
+        raise InputError("On a device there is no --against and no --batch: the runtime's own program runs there.")
+    with _checked(folders, output):
+        found = bench_remote(
+            folders,
+            options.targets,
+            threads=options.threads,
+            runs=options.runs,
+            program=program,
+            serial=serial,
+            progress=make_progress(quiet=output.quiet),
+        )
+    output.give(remote_json(found), lambda console: print_remote(console, found))
+    return exits.DONE
+
+
+@contextlib.contextmanager
+def _checked(folders: tuple[Path, ...], output: Output) -> Iterator[None]:
+    """What is asked for is looked at before it is measured; a damaged bundle is a failed check."""
+    if not folders:
+        raise InputError("Nothing to measure: give folders that fxedge compile wrote.")
+    output.check()
+    try:
+        yield
+    except BundleError as error:
+        if any((folder / MANIFEST).is_file() for folder in folders):
+            raise VerificationError(str(error)) from error
+        raise
+
+
+def run_compare(files: tuple[Path, ...], *, margin: float, force: bool, output: Output) -> int:
+    """Compare two records; a failed check where something became slower.
+
+    Raises:
+        InputError: not two files, or as `compare_files`.
+    """
+    if len(files) != 2:
+        raise InputError(f"--compare takes two records, OLD.json and NEW.json, not {len(files)}.")
+    output.check()
+    found = compare_files(*files, margin=margin, force=force)
+    output.give(comparison_json(found), lambda console: print_comparison(console, found))
+    return exits.CHECK_FAILED if found.slower else exits.DONE
