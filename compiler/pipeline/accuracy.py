@@ -35,6 +35,16 @@ class Share:
         return f"{100 * self.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def difference_interval(old: Share, new: Share) -> tuple[float, float]:
+    """The 95 % interval of `new` - `old`, of independent samples, from the two Wilson intervals (Newcombe,
+    *Statistics in Medicine* 17 (1998), method 10)."""
+    (old_low, old_high), (new_low, new_high) = old.interval, new.interval
+    change = new.value - old.value
+    below = math.hypot(new.value - new_low, old_high - old.value)
+    above = math.hypot(new_high - new.value, old.value - old_low)
+    return change - below, change + above
+
+
 def top1(logits: np.ndarray) -> np.ndarray:
     """Index of the largest logit of each row; ties go to the lowest index. [n, classes] -> [n]."""
     return logits.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""The command line: `fxedge compile | verify | bench | inspect | sensitivity | targets | doctor`.
+"""The command line: `fxedge compile | verify | bench | diff | inspect | sensitivity | targets | doctor`.
 
 Results go to stdout, everything else to stderr. Errors are one paragraph; `exits` lists the exit statuses.
 Commands import what they need when they run, so that `--help` does not wait for torch.
@@ -156,6 +156,22 @@ def bench(given: dict[str, Any]) -> None:
     if given["adb"] is not None:
         raise InputError("--adb chooses a device; say with --adb-binary which program to run there.")
     raise typer.Exit(run_bench(paths, options, output))
+
+
+@app.command()
+@flags.takes(*flags.DIFF, "json", "quiet", **flags.DIFF)
+def diff(given: dict[str, Any]) -> None:
+    """Compare two bundles: accuracy, errors of layers, latency, size, ops in float. Status 1 if a limit breaks."""
+    from .diff.command import Request, run_diff
+    from .diff.limits import Limits
+
+    limits = Limits(**{name: given[f"max_{name}"] for name in Limits.__slots__})
+    form = "json" if given["json"] else "markdown" if given["markdown"] else "table"
+    chosen = flags.comma_list(given["target"]) or ()
+    request = Request(
+        given["old"], given["new"], chosen, limits, given["runs"], given["threads"], form, bool(given["quiet"])
+    )
+    raise typer.Exit(run_diff(request))
 
 
 @app.command()

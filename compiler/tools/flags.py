@@ -38,6 +38,10 @@ def _option(kind: Any, *names: str, help: str, metavar: str | None = None) -> Fl
     return Flag(Annotated[kind | None, typer.Option(*names, metavar=metavar, help=help)])
 
 
+def _required(kind: Any, metavar: str, help: str) -> Flag:
+    return Flag(Annotated[kind, typer.Argument(metavar=metavar, help=help)], inspect.Parameter.empty)
+
+
 FLAGS: Mapping[str, Flag] = {
     "model": Flag(
         Annotated[
@@ -191,6 +195,23 @@ RECIPE = (
 )
 READING = ("tracer", "dynamic_axes", "static", "batch_size", "limit")
 PREPROCESS = ("mean", "std", "scale", "layout", "dtype", "size", "color")
+
+
+# Those of `diff`.
+DIFF: Mapping[str, Flag] = {
+    "old": _required(Path, "OLD", "The bundle before."),
+    "new": _required(Path, "NEW", "The bundle after."),
+    "target": _option(str, metavar="A,B", help="Targets to compare. Default: all that both have."),
+    "max_accuracy_drop": _option(float, metavar="X", help="Points of accuracy that may be lost."),
+    "max_agreement_drop": _option(float, metavar="X", help="Points of agreement with float that may be lost."),
+    "max_sqnr_drop": _option(float, metavar="DB", help="Decibels of SQNR that any one layer may lose."),
+    "max_slowdown": _option(float, metavar="PCT", help="Percent that latency may gain beyond noise."),
+    "max_growth": _option(float, metavar="PCT", help="Percent that an artifact may grow."),
+    "max_new_floats": _option(int, metavar="N", help="Ops that may newly run in float."),
+    "runs": Flag(Annotated[int, typer.Option(metavar="N", min=0, help="Pairs of runs timed, 0 for none.")], 50),
+    "threads": Flag(Annotated[int, typer.Option(metavar="N", min=1, help="Threads of the runtimes.")], 1),
+    "markdown": Flag(Annotated[bool, typer.Option("--markdown", help="For a comment on a pull request.")], False),
+}
 
 
 def takes(*names: str, **own: Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
