@@ -33,7 +33,7 @@ from ..quant.layer_options import LayerOptions
 from .options import CompileOptions
 
 PERCENTILE, NOISE, MINMAX = CollectorMethod("percentile"), CollectorMethod("noise"), CollectorMethod("minmax")
-DATA_FREE, BEST = "data-free", "best"
+FAST, DATA_FREE, BEST = "fast", "data-free", "best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def _best(options: CompileOptions) -> Recipe:
 
 
 RECIPES: Mapping[str, Callable[[CompileOptions], Recipe]] = {
-    "fast": _fast,
+    FAST: _fast,
     "default": _default,
     BEST: _best,
     DATA_FREE: _data_free,

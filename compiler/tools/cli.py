@@ -1,4 +1,4 @@
-"""The command line: `fxedge compile | verify | bench | diff | inspect | sensitivity | targets | doctor`.
+"""The command line: `fxedge compile | verify | bench | diff | predict | inspect | sensitivity | targets | doctor`.
 
 Results go to stdout, everything else to stderr. Errors are one paragraph; `exits` lists the exit statuses.
 Commands import what they need when they run, so that `--help` does not wait for torch.
@@ -196,6 +196,22 @@ def inspect(given: dict[str, Any]) -> None:
     chosen = flags.gather(given) | {"model": source, "target": given["target"] or ()}
     found = inspect_model(make_config(chosen, given["config"]))
     print_json(inspection_json(found)) if as_json else print_inspection(make_console(), found)
+
+
+@app.command()
+@flags.takes(
+    *("model", "target", "weights", "calib", "config", *flags.RECIPE, *flags.READING, *flags.PREPROCESS),
+    *("keep_float", "threads", "json", "quiet"),
+)
+def predict(given: dict[str, Any]) -> None:
+    """Say, before any calibration, what each target will make of MODEL, and whether int8 will be faster here."""
+    from .config import make_config
+    from .predicting import predictions_json, print_predictions, run_predict
+    from .tables import make_console, print_json
+
+    found = run_predict(make_config(flags.gather(given), given["config"]))
+    print_json(predictions_json(found)) if given["json"] else print_predictions(make_console(), found)
+    raise typer.Exit(found.status)
 
 
 @app.command()

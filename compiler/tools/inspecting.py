@@ -15,9 +15,11 @@ from rich.console import Console
 from torch import Tensor
 
 from ...backends import registry
+from ..ir.capture import Capturable
 from ..ir.dump import dump
 from ..ir.errors import InputError
 from ..pipeline.calibration import collect
+from ..pipeline.data import Dataset
 from ..pipeline.driver import example_inputs
 from ..pipeline.entries import pass_entries
 from ..pipeline.float_budget import within_budget
@@ -57,12 +59,9 @@ def inspect_model(config: CompileConfig) -> Inspection:
     targets = choose_targets(config.target)[0] if config.target else ()
     specs = [registry.get(name).spec for name in targets]
     require_isa(specs, options.isa)
-    loaded = load_model(config.model, config.weights, quiet=config.quiet)
-    has_data = config.calib is not None or config.model == EMBEDDED
-    data = load_data(config, loaded)[0] if has_data else None
-    examples = _examples(loaded) if data is None else example_inputs(data)
+    _, module, examples, data = load_examples(config)
     batches = None if data is None else lambda: (batch.inputs for batch in data)
-    model = prepare(loaded.model, examples, options, batches=batches)
+    model = prepare(module, examples, options, batches=batches)
     plans = plan_targets(model, specs, options)
     if data is None or not plans:
         return Inspection(model, plans, None)
@@ -72,6 +71,19 @@ def inspect_model(config: CompileConfig) -> Inspection:
         spent = within_budget(model, spec, plans[spec.name], stats, options, progress)
         plans[spec.name], stats = spent.plan, spent.stats
     return Inspection(model, plans, stats)
+
+
+def load_examples(config: CompileConfig) -> tuple[str, Capturable, Sequence[Tensor], Dataset | None]:
+    """The model's name, the model, inputs to capture it on, and the data where there are some.
+
+    Raises:
+        InputError: it brings no inputs, and there are no data.
+    """
+    loaded = load_model(config.model, config.weights, quiet=config.quiet)
+    has_data = config.calib is not None or config.model == EMBEDDED
+    data = load_data(config, loaded)[0] if has_data else None
+    examples = _examples(loaded) if data is None else example_inputs(data)
+    return loaded.name, loaded.model, examples, data
 
 
 def _examples(loaded: LoadedModel) -> Sequence[Tensor]:

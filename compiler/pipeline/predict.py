@@ -1,0 +1,188 @@
+"""`fxedge predict`: what a target will make of a model, before any calibration.
+
+The program is the one that `compile` would build, with ranges from the example inputs alone, and without the
+passes that tune weights: which ops run on integers does not depend on them. Speed is added up from the kernels'
+costs on this machine (`kernel_costs`), one sample at a time: the float graph in float kernels against the
+program's integer kernels, float ops, and conversions between the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import fx
+
+from ...backends.base import Backend, Describes
+from ..ir.nodes import flat_outputs, placeholders
+from ..ir.passes import Skip
+from ..quant.program import DequantizeStep, IntegerStep, Program, QuantizeStep
+from .calibration import collect
+from .kernel_costs import Form, TargetTable
+from .kernel_work import Shapes, Work, recorded_shapes, work_of
+from .lower import FloatModel, lower, plan_targets
+from .options import CompileOptions
+from .recipes import FAST, MINMAX
+
+# A predicted ratio this near 1 is no verdict.
+_MARGIN = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """Seconds that the `count` kernels of one kind take in the float and in the int8 artifact."""
+
+    kind: str
+    count: int
+    float: float
+    int8: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Predicted seconds of one sample; `parts` add up to them, the dearest first. `unknown` kinds of kernels have
+    no figure in the machine's table and are left out of both."""
+
+    float: float
+    int8: float
+    parts: tuple[Contribution, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster int8 will be."""
+        return self.float / self.int8
+
+    @property
+    def verdict(self) -> str:
+        if self.ratio >= 1 + _MARGIN:
+            return "faster"
+        return "slower" if self.ratio <= 1 - _MARGIN else "about the same"
+
+    def losses(self) -> list[Contribution]:
+        """What int8 makes slower, the worst first."""
+        worse = [part for part in self.parts if part.int8 > part.float]
+        return sorted(worse, key=lambda part: part.float - part.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One target: ops on integers, ops in float with their reasons, conversions inside the network, and what its
+    runtime's own compiler says (delegates and graph breaks). `speed` is None without a table, for `no_speed`."""
+
+    target: str
+    integers: int
+    floats: tuple[Skip, ...]
+    conversions: int
+    notes: tuple[str, ...]
+    speed: Speed | None
+    no_speed: str | None = None
+
+
+def predict(
+    model: FloatModel,
+    backend: Backend,
+    options: CompileOptions,
+    table: TargetTable | None,
+    no_speed: str | None = None,
+) -> Prediction:
+    """What `backend` will make of `model`, prepared from its example inputs.
+
+    Raises:
+        UnsupportedOpsError: the target cannot take it; every node with its reason.
+    """
+    program, floats = _program(model, backend, options)
+    examples = tuple(tensor[:1] for tensor in model.examples)
+    speed = None
+    if table is not None:
+        speed = predict_speed(model.gm, program, recorded_shapes(model.gm, examples), table)
+    return Prediction(
+        backend.spec.name,
+        sum(isinstance(step, IntegerStep) for step in program.steps),
+        floats,
+        len(list(_conversions(program))),
+        _emitted_notes(backend, program),
+        speed,
+        no_speed,
+    )
+
+
+def _program(model: FloatModel, backend: Backend, options: CompileOptions) -> tuple[Program, tuple[Skip, ...]]:
+    spec = backend.spec
+    plain = dataclasses.replace(options, recipe=FAST, calibration=MINMAX)
+    plan = plan_targets(model, [spec], plain)[spec.name]
+    stats = collect(model, {spec.name: plan}, [model.examples], plain)
+    lowered = lower(model, spec, plan, stats, plain)
+    return lowered.program, lowered.plan.floats
+
+
+def _emitted_notes(backend: Backend, program: Program) -> tuple[str, ...]:
+    """The artifact is made even where its runtime has nothing to say: what cannot be emitted is told now."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / backend.artifact
+        backend.emit(program, path)
+        return backend.notes(path) if isinstance(backend, Describes) else ()
+
+
+def _conversions(program: Program) -> Iterator[QuantizeStep | DequantizeStep]:
+    """Steps between integers and float inside the network: not at its inputs and outputs."""
+    outputs = set(program.outputs.values())
+    for step in program.steps:
+        match step:
+            case QuantizeStep() if step.source not in program.inputs:
+                yield step
+            case DequantizeStep() if step.name not in outputs:
+                yield step
+
+
+def predict_speed(gm: fx.GraphModule, program: Program, shapes: Shapes, table: TargetTable) -> Speed:
+    """The costs of `program`, made of the float graph `gm`, whose values have `shapes`."""
+    steps = [step for step in program.steps if isinstance(step, IntegerStep)]
+    integers = {node.name for step in steps for node in (step.anchor, *step.fused)}
+    known = {node.name for node in program.gm.graph.nodes}
+    parts: dict[str, list[float]] = {}
+    counts: Counter[str] = Counter()
+    unknown: set[str] = set()
+    for node in gm.graph.nodes:
+        work = work_of(gm, node, shapes) if node.op == "call_function" else None
+        if work is None:
+            continue
+        on_integers = node.name in integers or node.name not in known
+        floats, int8 = _cost(table, work, "float"), _cost(table, work, "int8" if on_integers else "float")
+        if floats is None or int8 is None:
+            unknown.add(work.kind)
+            continue
+        counts[work.kind] += 1
+        part = parts.setdefault(work.kind, [0.0, 0.0])
+        part[0] += floats
+        part[1] += int8
+    ends, between = _ends(gm, shapes), [table.boundary(count) / 2 for count in _converted(program, shapes)]
+    found = [Contribution(kind, counts[kind], *part) for kind, part in parts.items()]
+    found.append(Contribution("call", 1, table.call("float", ends), table.call("int8", ends)))
+    found.append(Contribution("conversions", len(between), 0.0, sum(between)))
+    found.sort(key=lambda part: -max(part.float, part.int8))
+    return Speed(sum(p.float for p in found), sum(p.int8 for p in found), tuple(found), tuple(sorted(unknown)))
+
+
+def _cost(table: TargetTable, work: Work, form: Form) -> float | None:
+    return table.seconds(work.kind, form, work.amount)
+
+
+def _ends(gm: fx.GraphModule, shapes: Shapes) -> float:
+    """Elements that go into the network or come out of it, on average."""
+    names = [node.name for node in (*placeholders(gm), *flat_outputs(gm).values())]
+    return sum(math.prod(shapes[name]) for name in names if name in shapes) / 2
+
+
+def _converted(program: Program, shapes: Shapes) -> Iterator[float]:
+    """Elements of each conversion inside the network."""
+    sources = {step.name: step.source for step in program.steps if isinstance(step, QuantizeStep)}
+    sources |= {step.name: step.anchor.name for step in program.steps if isinstance(step, IntegerStep)}
+    for step in _conversions(program):
+        name = sources.get(step.source, step.source)
+        yield float(math.prod(shapes[name])) if name in shapes else 0.0
