@@ -134,15 +134,18 @@ def verify(
 @app.command()
 @flags.takes(*flags.BENCH, "json", "quiet", **flags.BENCH, json=flags.RECORD)
 def bench(given: dict[str, Any]) -> None:
-    """Measure bundles on this machine, int8 and float by turns; or compare two recorded runs."""
+    """Measure bundles on this machine, int8 and float by turns; compare two recorded runs; or measure kernels."""
     from .bench.benching import BenchOptions
-    from .bench.command import Output, run_bench, run_compare, run_remote
+    from .bench.command import Output, run_bench, run_calibration, run_compare, run_remote
 
     output = Output(given["json"], bool(given["quiet"]))
     paths = tuple(given["bundles"] or ())
     if given["compare"]:
         status = run_compare(paths, margin=given["margin"] / 100, force=given["force"], output=output)
         raise typer.Exit(status)
+    if given["calibrate_machine"]:
+        targets, threads = flags.comma_list(given["target"]) or (), flags.counts(given["threads"], "--threads")
+        raise typer.Exit(run_calibration(targets, threads, given["runs"], output))
     options = BenchOptions(
         targets=flags.comma_list(given["target"]) or (),
         threads=flags.counts(given["threads"], "--threads"),

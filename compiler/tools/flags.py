@@ -173,6 +173,15 @@ BENCH: Mapping[str, Flag] = {
     "force": Flag(
         Annotated[bool, typer.Option("--force", help="--compare: records of different machines too.")], False
     ),
+    "calibrate_machine": Flag(
+        Annotated[
+            bool,
+            typer.Option(
+                "--calibrate-machine", help="Measure single kernels and keep their costs for predictions."
+            ),
+        ],
+        False,
+    ),
     "adb_binary": _option(
         Path,
         metavar="PROGRAM",

@@ -12,11 +12,13 @@ from rich.console import Console
 
 from ...ir.errors import BundleError, InputError, VerificationError
 from ...pipeline.bundle import MANIFEST
+from ...pipeline.kernel_costs import cache_folder, store_tables
 from ...pipeline.records import require_place, write_json
 from .. import exits
 from ..progress import make_progress
 from ..tables import make_console, print_json
 from .benching import BenchOptions, bench_bundles
+from .calibrating import calibrate_machine, print_costs
 from .comparing import compare_files, comparison_json, print_comparison
 from .printing import print_bench
 from .remote import bench_remote, print_remote, remote_json
@@ -94,6 +96,22 @@ def _checked(folders: tuple[Path, ...], output: Output) -> Iterator[None]:
         if any((folder / MANIFEST).is_file() for folder in folders):
             raise VerificationError(str(error)) from error
         raise
+
+
+def run_calibration(targets: tuple[str, ...], threads: tuple[int, ...], runs: int, output: Output) -> int:
+    """Measure kernels and keep their costs: in the user's cache, one file for each target, or in one file.
+
+    Raises:
+        InputError: as `calibrate_machine`.
+    """
+    output.check()
+    progress = make_progress(quiet=output.quiet)
+    tables = calibrate_machine(targets, threads=threads, runs=runs, progress=progress)
+    if output.json is None:
+        for path in store_tables(cache_folder(), tables):
+            exits.note(f"costs kept in {path}")
+    output.give(tables.model_dump(mode="json"), lambda console: print_costs(console, tables))
+    return exits.DONE
 
 
 def run_compare(files: tuple[Path, ...], *, margin: float, force: bool, output: Output) -> int:

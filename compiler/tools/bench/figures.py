@@ -55,11 +55,16 @@ def median(values: Sequence[float]) -> float:
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
     """Median of the ratios of pairs, with the interval from order statistics; six pairs are the fewest for one."""
-    ratios = sorted(above / below for above, below in zip(numerator, denominator, strict=True))
-    rank = _sign_rank(len(ratios))
+    return Ratio(*median_interval([above / below for above, below in zip(numerator, denominator, strict=True)]))
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """The median and the interval from order statistics; None twice for fewer than six values."""
+    ranked = sorted(values)
+    rank = _sign_rank(len(ranked))
     if rank == 0:
-        return Ratio(median(ratios), None, None)
-    return Ratio(median(ratios), ratios[rank - 1], ratios[-rank])
+        return median(ranked), None, None
+    return median(ranked), ranked[rank - 1], ranked[-rank]
 
 
 def _sign_rank(count: int) -> int:
