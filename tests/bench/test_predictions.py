@@ -1,0 +1,25 @@
+"""When a prediction counts as right."""
+
+from __future__ import annotations
+
+import pytest
+from bench.predictions import Case
+from fxedge.compiler.pipeline.predict import Speed
+from fxedge.compiler.tools.bench.figures import Ratio
+
+
+@pytest.mark.parametrize(
+    ("predicted", "low", "high", "clear", "right"),
+    [
+        (2.0, 1.2, 2.5, "faster", True),
+        (0.5, 1.2, 2.5, "faster", False),
+        (1.0, 1.2, 2.5, "faster", False),
+        (0.5, 0.6, 0.8, "slower", True),
+        (2.0, 0.6, 0.8, "slower", False),
+        (0.5, 1.05, 2.5, None, True),
+        (2.0, None, None, None, True),
+    ],
+)
+def test_verdicts(predicted: float, low: float, high: float, clear: str | None, right: bool) -> None:
+    case = Case("net", "onnx", Speed(predicted, 1.0, (), ()), Ratio(1.5, low, high))
+    assert (case.clear, case.right) == (clear, right)
