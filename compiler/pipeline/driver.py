@@ -279,7 +279,7 @@ def _lower_target(job: _Job, backend: Backend) -> tuple[Lowered, MaxDrop | None]
         spent = within_budget(job.model, spec, plan, stats, options, job.progress)
         after = None if job.watch is None else job.watch.quantized_pass(spec, spent.plan)
         lowered = lower(job.model, spec, spent.plan, spent.stats, options, job.progress, after)
-        return dataclasses.replace(lowered, notes=spent.notes()), relieved
+        return dataclasses.replace(lowered, notes=(*lowered.notes, *spent.notes())), relieved
 
 
 def _write_layers(job: _Job, lowered: Lowered) -> None:

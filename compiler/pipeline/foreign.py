@@ -21,7 +21,7 @@ from ..ir.ops import OPS, op_name
 from ..ir.passes import PassContext, Skip, run_passes
 from ..ir.qops import is_dequantize, is_quantize
 from ..quant.calibrate import CalibrationStats
-from ..quant.isa import choose_isa
+from ..quant.isa import choose_isa, isa_notes
 from ..quant.plan import IntegerOp, Plan
 from ..quant.program import FloatStep, IntegerStep, Program, build_program
 from ..quant.qnodes import read_qparams
@@ -82,7 +82,7 @@ def lower_quantized(model: FloatModel, spec: TargetSpec, options: CompileOptions
         raise UnsupportedOpsError(spec.name, refused)
     program = build_program(gm, spec)
     proof = None if isa is None else prove_unsaturated(program, isa)
-    return Lowered(_plan_of(program), program, report, proof, (NOTE,))
+    return Lowered(_plan_of(program), program, report, proof, (NOTE, *isa_notes(spec, options.isa)))
 
 
 def _refused(gm: fx.GraphModule, spec: TargetSpec) -> Iterator[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ from ..ir.qops import is_quantized
 from ..ir.shapes import annotate
 from ..quant.calibrate import CalibrationStats
 from ..quant.channel_stats import ChannelStats
-from ..quant.isa import choose_isa
+from ..quant.isa import choose_isa, isa_notes
 from ..quant.plan import Plan, plan_quantization
 from ..quant.program import Program, build_program
 from ..quant.saturation import SaturationProof, prove_unsaturated
@@ -146,7 +146,8 @@ def lower(
     recipe = make_recipe(options)
     report = run_passes(gm, [InsertQdq(plan, stats), CleanQdq(), *recipe.integers], ctx, after)
     program = build_program(gm, spec, plan.kept)
-    return Lowered(plan, program, report, None if isa is None else prove_unsaturated(program, isa))
+    proof = None if isa is None else prove_unsaturated(program, isa)
+    return Lowered(plan, program, report, proof, isa_notes(spec, options.isa))
 
 
 def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:

@@ -16,6 +16,7 @@ from .target import TargetSpec
 
 # What `choose_isa` takes beside the names of instruction sets.
 SAFE, NATIVE = "safe", "native"
+NAMES = ("avx2", "vnni", "neon")
 
 CPUINFO = Path("/proc/cpuinfo")
 VNNI_FLAGS = ("avx512_vnni", "avx_vnni")
@@ -44,13 +45,16 @@ def require_isa(specs: Sequence[TargetSpec], choice: str, cpuinfo: Path = CPUINF
 
 def choose_isa(spec: TargetSpec, choice: str, cpuinfo: Path = CPUINFO) -> str | None:
     """The instruction set that `choice` stands for on this target: its name, or `safe` (the one on which the most
-    can go wrong), or `native` (this machine's). None for both where the target's kernels are all the same.
+    can go wrong), or `native` (this machine's). None where the target's kernels are all the same, or run on no CPU:
+    no choice concerns it.
 
     Raises:
         InputError: the target knows nothing of this instruction set.
     """
-    if choice == SAFE or (choice == NATIVE and not spec.saturation):
-        return next(iter(spec.saturation), None)
+    if not spec.saturation and choice in (SAFE, NATIVE, *NAMES):
+        return None
+    if choice == SAFE:
+        return next(iter(spec.saturation))
     name = native_isa(cpuinfo) if choice == NATIVE else choice
     if name not in spec.saturation:
         what, known = _named(choice, cpuinfo), _allowed(spec, choice)
@@ -58,8 +62,15 @@ def choose_isa(spec: TargetSpec, choice: str, cpuinfo: Path = CPUINFO) -> str | 
     return name
 
 
+def isa_notes(spec: TargetSpec, choice: str) -> tuple[str, ...]:
+    """What must be said of an instruction set that was named for a target which it does not concern."""
+    if spec.saturation or choice not in NAMES:
+        return ()
+    return (f"the instruction set {choice} changes nothing here: no kernel of this target sums in 16 bits",)
+
+
 def _allowed(spec: TargetSpec, refused: str | None) -> str:
-    return ", ".join(name for name in (SAFE, NATIVE, *spec.saturation) if name != refused)
+    return ", ".join(name for name in (SAFE, NATIVE, *(spec.saturation or NAMES)) if name != refused)
 
 
 def _named(choice: str, cpuinfo: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fxedge.compiler.ir.errors import InputError
-from fxedge.compiler.quant.isa import choose_isa, native_isa, read_cpuinfo, require_isa
+from fxedge.compiler.quant.isa import choose_isa, isa_notes, native_isa, read_cpuinfo, require_isa
 from toy_target import TOY
 
 BOTH = dataclasses.replace(TOY, saturation={"avx2": lambda step, weight: weight, "vnni": None})
@@ -63,12 +63,26 @@ def test_an_unknown_one_is_refused(monkeypatch: pytest.MonkeyPatch):
     )
 
 
-def test_kernels_that_are_all_the_same():
-    assert choose_isa(TOY, "safe") is None
-    assert choose_isa(TOY, "native") is None
+@pytest.mark.parametrize("choice", ["safe", "native", "avx2", "vnni", "neon"])
+def test_kernels_that_are_all_the_same(choice: str):
+    assert choose_isa(TOY, choice) is None
+    require_isa([TOY], choice)
+
+
+def test_a_name_that_is_none_is_refused_everywhere():
     with pytest.raises(InputError) as error:
-        require_isa([TOY], "avx2")
-    assert str(error.value) == "The toy target knows no instruction set 'avx2'; allowed: safe, native."
+        require_isa([TOY], "sse9")
+    assert str(error.value) == (
+        "The toy target knows no instruction set 'sse9'; allowed: safe, native, avx2, vnni, neon."
+    )
+
+
+def test_a_target_that_it_does_not_concern_says_so():
+    assert isa_notes(TOY, "vnni") == (
+        "the instruction set vnni changes nothing here: no kernel of this target sums in 16 bits",
+    )
+    assert isa_notes(TOY, "safe") == isa_notes(BOTH, "vnni") == ()
+    require_isa([BOTH, TOY], "vnni")
 
 
 def test_several_targets_are_told_apart():
