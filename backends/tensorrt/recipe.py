@@ -1,4 +1,5 @@
-"""What goes beside the model: the script that builds the engine, and the same as a trtexec line."""
+"""What goes beside the model: the script that builds the engine, the same as a trtexec line, and the scales alone
+for builders of another kind."""
 
 from __future__ import annotations
 
@@ -9,16 +10,18 @@ from ...compiler.ir.nodes import input_name, placeholders
 from ...compiler.ir.sizes import complete, shape
 from ...compiler.quant.program import Program
 from . import build_engine
+from .calibration_cache import calibration_cache
 
 SCRIPT = "build_engine.py"
 TRTEXEC = "trtexec.sh"
+CACHE = "calibration.cache"
 _OTHER = 64  # the usual size of a varying axis that is not the batch; to be edited
 
 
 def companions(program: Program) -> Mapping[str, bytes]:
     """File name -> content."""
     script = Path(build_engine.__file__).read_bytes()
-    return {SCRIPT: script, TRTEXEC: trtexec(program).encode()}
+    return {SCRIPT: script, TRTEXEC: trtexec(program).encode(), CACHE: calibration_cache(program).encode()}
 
 
 def trtexec(program: Program) -> str:

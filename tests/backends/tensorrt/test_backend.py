@@ -24,7 +24,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompileRep
 def test_the_recipe_of_the_engine_lies_beside_the_model(compiled: tuple[Path, CompileReport]) -> None:
     folder, report = compiled
     names = sorted(path.name for path in (folder / "tensorrt").iterdir())
-    assert names == ["build_engine.py", "float_model.onnx", "model.onnx", "trtexec.sh"]
+    assert names == ["build_engine.py", "calibration.cache", "float_model.onnx", "model.onnx", "trtexec.sh"]
     script = (folder / "tensorrt" / "build_engine.py").read_bytes()
     assert script == Path(build_engine.__file__).read_bytes()
     assert report.manifest is not None
