@@ -5,7 +5,7 @@ On x86 without VNNI two products are summed in int16; `compiler/quant/saturation
 A channel where it can is repaired from its float weights, with the pairs that really meet in the target's kernel:
 either the few weights above the limit move, or the channel's scale grows by up to a factor of 2, whichever adds
 less to the squared error of its weights (`_pair_repair.py`). Other channels keep their integers. A weight that
-several layers read keeps its scale. An int32 bias follows the scale.
+several layers read keeps its scale where their kernels pair it differently. An int32 bias follows the scale.
 
 It takes no data and costs nothing at run time; the artifact computes the same integers with and without VNNI.
 """
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, fx
 
 from ..compiler.ir.constants import constant, set_constant
-from ..compiler.ir.nodes import sole_user
 from ..compiler.ir.ops import bound_args
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.qops import DQC, is_dequantize
@@ -113,10 +112,13 @@ def _repair(
     assert qp is not None
     wanted = _float_weight(step, reference) / _shaped(qp, weight.ndim)
     layouts = [PairLayout.of(weight, reader.pairing, reader.limit) for reader in readers]
-    if rescale and len(readers) == 1 and _may_rescale(step):
-        scale_of_row = torch.arange(len(layouts[0].places)) % len(qp.scale)
-        repaired, factors = choose_scales(weight, wanted, layouts[0], (qp.qmin, qp.qmax), scale_of_row)
-        _store_scales(gm, step, replace(qp, scale=tuple((factors * torch.tensor(qp.scale)).tolist())))
+    if rescale and _pair_alike(layouts) and _may_rescale(readers):
+        strictest = min(layouts, key=lambda layout: layout.limit)
+        scale_of_row = torch.arange(len(strictest.places)) % len(qp.scale)
+        repaired, factors = choose_scales(weight, wanted, strictest, (qp.qmin, qp.qmax), scale_of_row)
+        scaled = replace(qp, scale=tuple((factors * torch.tensor(qp.scale)).tolist()))
+        for reader in readers:
+            _store_scales(gm, reader.step, scaled)
     else:
         repaired, factors = weight, torch.ones(len(qp.scale))
         for layout in layouts:
@@ -152,14 +154,17 @@ def _shaped(qp: QParams, ndim: int) -> Tensor:
     return qp.scale_tensor().reshape(shape)
 
 
-def _may_rescale(step: IntegerStep) -> bool:
-    """Whether nothing but this step reads the scales of its weight and of an integer bias."""
-    parameters = [_dequantized(step)]
-    bias = bound_args(step.anchor)["bias"]
-    if is_dequantize(bias):
-        parameters.append(bias)
+def _pair_alike(layouts: Sequence[PairLayout]) -> bool:
+    return all(torch.equal(layout.places, layouts[0].places) for layout in layouts)
+
+
+def _may_rescale(readers: Sequence[_Reader]) -> bool:
+    """Whether nothing but these steps reads the scales of their weight and of their integer biases."""
+    anchors = {reader.step.anchor for reader in readers}
+    parameters = {_dequantized(reader.step) for reader in readers}
+    parameters |= {bias for anchor in anchors if is_dequantize(bias := bound_args(anchor)["bias"])}
     return all(
-        sole_user(node) is step.anchor and all(len(source.users) == 1 for source in node.all_input_nodes)
+        anchors.issuperset(node.users) and all(parameters.issuperset(source.users) for source in node.all_input_nodes)
         for node in parameters
     )
 

@@ -106,12 +106,6 @@ def test_notes_say_what_was_done_to_each_layer():
     lowered = lower(Calls(lambda m, x: m.a(x), a=linear(WEIGHT)), grid(4, 6), spec=paired(TOY))
     what = "3 of 5 channels repaired: 3 of 5 scales larger, by up to 2.0"
     assert fixed(lowered) == PassResult(3, notes=(Skip("linear", what),))
-    weight = torch.tensor([[127.0, 126, 1, 1], [127, 1, 0, 0]])
-    shared = lower(
-        Calls(lambda m, x: F.linear(x, m.w) + F.linear(x * 2, m.w), w=weight), grid(4, 4), spec=paired(TOY)
-    )
-    (note,) = fixed(shared).notes
-    assert note.reason == "1 of 2 channels repaired: weights moved, scales kept"
 
 
 def test_in_a_wide_channel_two_weights_move_and_the_scale_stays():
@@ -119,7 +113,8 @@ def test_in_a_wide_channel_two_weights_move_and_the_scale_stays():
     weight[0, 100:102] = torch.tensor([127.0, 3.4])
     lowered = lower(Calls(lambda m, x: m.a(x), a=linear(weight)), grid(2, 400), spec=paired(TOY))
     before = layer_of(lowered)
-    assert fixed(lowered).changes == 1
+    note = Skip("linear", "1 of 1 channels repaired: weights moved, scales kept")
+    assert fixed(lowered) == PassResult(1, notes=(note,))
     after = layer_of(lowered)
     assert after.weight_qparams == before.weight_qparams
     assert after.weight is not None
@@ -175,16 +170,48 @@ def test_scales_stay_where_asked_to():
     ]
 
 
-def test_a_shared_weight_keeps_its_scale():
+def twice(spec: TargetSpec, bias: Tensor | None = None) -> Lowered:
+    """Two linears that share a weight."""
+
     def function(m, x):
-        return F.linear(x, m.w) + F.linear(x * 2 + 1, m.w)
+        return F.linear(x, m.w, bias) + F.linear(x * 2 + 1, m.w, bias)
 
     weight = torch.tensor([[127.0, 126, 1, 1], [127, 1, 0, 0]])
-    lowered = lower(Calls(function, w=weight), grid(4, 4), spec=paired(TOY))
+    return lower(Calls(function, w=weight), grid(4, 4), spec=spec)
+
+
+def test_a_shared_weight_is_repaired_once_for_all_who_read_it():
+    lowered = twice(paired(TOY))
     assert fixed(lowered).changes == 1
     stored = constants(lowered.gm)
-    assert stored["w_quantized"].tolist() == [[65, 63, 1, 1], [127, 1, 0, 0]]
-    assert stored["w_quantized_scale"].tolist() == [1.0, 1.0]
+    assert stored["w_quantized"].tolist() == [[64, 63, 0, 0], [127, 1, 0, 0]]
+    assert stored["w_quantized_scale"].tolist() == [2.0, 1.0]
+
+
+def test_each_bias_beside_a_shared_weight_follows_the_scale():
+    lowered = twice(paired(TOY_INT32_BIAS), bias=torch.tensor([1000.0, 500.0]))
+    before = [step for step in lowered.program.steps if isinstance(step, IntegerStep) and step.bias is not None]
+    fixed(lowered)
+    after = [
+        step
+        for step in build_program(lowered.gm, lowered.program.spec).steps
+        if isinstance(step, IntegerStep) and step.bias is not None
+    ]
+    assert len(before) == len(after) == 2
+    for old, new in zip(before, after, strict=True):
+        assert old.bias is not None
+        assert new.bias is not None
+        assert new.bias.tolist() == [round(int(old.bias[0]) / 2), int(old.bias[1])]
+
+
+def test_a_shared_weight_that_kernels_pair_differently_keeps_its_scale():
+    def pairing(step: IntegerStep, weight: Tensor) -> Tensor:
+        turned = step.name.endswith("_1")
+        return in_one_row(by_output(step, weight.roll(1, 1) if turned else weight))
+
+    lowered = twice(dataclasses.replace(TOY, saturation={"avx2": pairing, "vnni": None}))
+    assert fixed(lowered).changes > 0
+    assert constants(lowered.gm)["w_quantized_scale"].tolist() == [1.0, 1.0]
 
 
 def test_without_the_float_graph_the_integers_stand_for_themselves():
