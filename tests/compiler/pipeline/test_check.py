@@ -12,7 +12,7 @@ from fxedge.compiler.pipeline import check
 from fxedge.compiler.pipeline.check import Artifacts, Checked, check_target, float_reference
 from fxedge.compiler.pipeline.data import from_arrays
 from fxedge.compiler.pipeline.driver import CompileReport
-from fxedge.compiler.pipeline.parity import EndToEnd
+from fxedge.compiler.pipeline.parity import EndToEnd, NodeParity
 from fxedge.compiler.quant.program import Program
 from fxedge.compiler.quant.qparams import QParams
 from fxedge.compiler.quant.simulate import simulate
@@ -139,6 +139,22 @@ def test_an_exposed_artifact_that_computes_otherwise(monkeypatch: pytest.MonkeyP
     assert failure(monkeypatch, program, {"exposed": {0: 1.0}}) == (
         "onnx: with its integers exposed, the artifact gives other outputs than without, "
         "so the node-by-node check would not speak of it."
+    )
+
+
+@pytest.mark.parametrize("found", [None, NodeParity("conv", 3, 1, 30, 100)])
+def test_one_lsb_may_grow_where_hidden_integers_are_as_simulated(
+    found: NodeParity | None, monkeypatch: pytest.MonkeyPatch, program: Program
+):
+    monkeypatch.setattr(check, "allowed_lsb", lambda program: {"conv": 1})
+    monkeypatch.setattr(check, "off_when_hidden", lambda *given: found)
+    wrong = {"exposed": {0: 0.1}}
+    if found is None:
+        run_check(monkeypatch, program, wrong)
+        return
+    assert failure(monkeypatch, program, wrong) == (
+        "onnx: with its integers exposed, the artifact gives other outputs than without (30 of 100 integers of "
+        "conv differ), so the node-by-node check would not speak of it."
     )
 
 
