@@ -164,7 +164,8 @@ def _may_rescale(readers: Sequence[_Reader]) -> bool:
     parameters = {_dequantized(reader.step) for reader in readers}
     parameters |= {bias for anchor in anchors if is_dequantize(bias := bound_args(anchor)["bias"])}
     return all(
-        anchors.issuperset(node.users) and all(parameters.issuperset(source.users) for source in node.all_input_nodes)
+        anchors.issuperset(node.users)
+        and all(parameters.issuperset(source.users) for source in node.all_input_nodes)
         for node in parameters
     )
 

@@ -1,9 +1,8 @@
 """The scales of a program as a calibration cache of TensorRT's, for builders of the implicit kind (8, 10).
 
-They build int8 engines from a float model and a table of its tensors' scales: float_model.onnx and this file, with
-no calibrator of their own. The first line names a TensorRT version; 10 reads a table of its own version only, so
-that line may have to be edited. TensorRT quantizes the weights itself, so what rounding and bias correction changed
-is not in such an engine.
+They build int8 engines from a float model and a table of its tensors' scales: float_model.onnx and this file. The
+first line names a TensorRT version; 10 reads a table of its own version only, so that line may have to be edited.
+TensorRT quantizes the weights itself, so such an engine has nothing of what rounding and bias correction changed.
 
 The format is that of TensorRT's own caches: `name: scale`, the scale as the hexadecimal bits of a float32.
 """

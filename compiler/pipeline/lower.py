@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from ...passes.clean_qdq import CleanQdq
 from ...passes.insert_qdq import InsertQdq
 from ...passes.strip_qdq import StripQdq
 from ..ir.capture import Capturable, capture
-from ..ir.passes import After, PassContext, PassReport, run_passes
+from ..ir.nodes import describe
+from ..ir.passes import After, PassContext, PassReport, Skip, run_passes
 from ..ir.progress import Progress, Silent
 from ..ir.qops import is_quantized
 from ..ir.shapes import annotate
@@ -20,7 +22,7 @@ from ..quant.calibrate import CalibrationStats
 from ..quant.channel_stats import ChannelStats
 from ..quant.isa import choose_isa, isa_notes
 from ..quant.plan import Plan, plan_quantization
-from ..quant.program import Program, build_program
+from ..quant.program import IntegerStep, Program, build_program
 from ..quant.saturation import SaturationProof, prove_unsaturated
 from ..quant.target import TargetSpec
 from .fitting import require_fit
@@ -49,8 +51,8 @@ class FloatModel:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """One target's plan and program, what its passes did, whether 16-bit sums can saturate (None where the
-    target's kernels have none), and what must be known of how it came about."""
+    """One target's plan, as its program carries it out, and program, what its passes did, whether 16-bit sums can
+    saturate (None where the target's kernels have none), and what must be known of how it came about."""
 
     plan: Plan
     program: Program
@@ -147,7 +149,20 @@ def lower(
     report = run_passes(gm, [InsertQdq(plan, stats), CleanQdq(), *recipe.integers], ctx, after)
     program = build_program(gm, spec, plan.kept)
     proof = None if isa is None else prove_unsaturated(program, isa)
-    return Lowered(plan, program, report, proof, isa_notes(spec, options.isa))
+    return Lowered(_carried_out(plan, program), program, report, proof, isa_notes(spec, options.isa))
+
+
+def _carried_out(plan: Plan, program: Program) -> Plan:
+    """`plan` as `program` has it: ops whose kernels do not take the parameters that were chosen are float."""
+    nodes = {node.name: node for node in program.gm.graph.nodes}
+    integer = {step.anchor.name for step in program.steps if isinstance(step, IntegerStep)}
+    refused = [op.node for op in plan.ops.values() if op.outputs and op.node not in integer]
+    reason = f"{program.spec.name}'s kernel does not take its parameters"
+    return dataclasses.replace(
+        plan,
+        ops={name: op for name, op in plan.ops.items() if op.node not in refused},
+        floats=(*plan.floats, *(Skip(describe(nodes[name]), reason) for name in refused)),
+    )
 
 
 def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:

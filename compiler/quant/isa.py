@@ -45,8 +45,8 @@ def require_isa(specs: Sequence[TargetSpec], choice: str, cpuinfo: Path = CPUINF
 
 def choose_isa(spec: TargetSpec, choice: str, cpuinfo: Path = CPUINFO) -> str | None:
     """The instruction set that `choice` stands for on this target: its name, or `safe` (the one on which the most
-    can go wrong), or `native` (this machine's). None where the target's kernels are all the same, or run on no CPU:
-    no choice concerns it.
+    can go wrong), or `native` (this machine's). None where no choice concerns the target: its kernels are all the
+    same, or run on no CPU.
 
     Raises:
         InputError: the target knows nothing of this instruction set.

@@ -1,9 +1,11 @@
 import dataclasses
 
 import pytest
+import torch
 from fxedge.backends import registry
 from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.errors import InputError
+from fxedge.compiler.ir.passes import Skip
 from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.lower import lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
@@ -90,4 +92,20 @@ def test_what_is_kept_float_between_integers_runs_in_float(target: str):
     spec = registry.get(target).spec
     plans = plan_targets(model, [spec], options)
     lowered = lower(model, spec, plans[target], collect(model, plans, [(images,)], options))
+    assert [step.name for step in lowered.program.steps if isinstance(step, FloatStep)] == ["add"]
+
+
+def test_a_sum_whose_scales_no_kernel_takes_counts_as_float():
+    net, images = Sum(), small_images(2)
+    with torch.no_grad():
+        net.a.weight *= 1e-7
+        net.a.bias *= 1e-7
+    options = CompileOptions(recipe="fast")
+    model = prepare(net, (images,), options)
+    spec = registry.get("qnnpack").spec
+    plans = plan_targets(model, [spec], options)
+    assert list(plans["qnnpack"].ops) == ["conv2d", "conv2d_1", "add", "conv2d_2"]
+    lowered = lower(model, spec, plans["qnnpack"], collect(model, plans, [(images,)], options), options)
+    assert list(lowered.plan.ops) == ["conv2d", "conv2d_1", "conv2d_2"]
+    assert lowered.plan.floats == (Skip("add", "qnnpack's kernel does not take its parameters"),)
     assert [step.name for step in lowered.program.steps if isinstance(step, FloatStep)] == ["add"]
