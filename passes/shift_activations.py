@@ -1,7 +1,8 @@
 """Activations in the other 8-bit type (stage QUANTIZED): int8 becomes uint8, or uint8 int8, as the target has it.
 
-Integers and zero points move by 128, so that they stand for the same numbers. Graphs quantized for other runtimes
-need it; those made by `InsertQdq` have the target's own type. Integers that the graph itself gives back are left.
+Integers and zero points move by 128, so that they stand for the same numbers; for a symmetric target it is the
+middle of uint8 that becomes its zero point 0. Graphs quantized for other runtimes need it; those made by `InsertQdq`
+have the target's own type. Integers that the graph itself gives back are left.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class ShiftActivations:
     numerics: ClassVar[Numerics] = "exact"
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
-        if ctx.target is None or ctx.target.activation.symmetric:
+        if ctx.target is None:
             return PassResult(0)
         changes, skipped, wanted = 0, [], ctx.target.activation.dtype
         for node in gm.graph.nodes:

@@ -56,14 +56,21 @@ class OpenvinoEmitter(Emitter):
             self.layers.add(step.name)
 
     def lower(self, node: fx.Node, name: str, replaced: dict[str, Value] | None = None) -> Any:
-        """As for onnxruntime, but the largest of all positions is a reduction (see `OpenvinoWriter`)."""
-        source = node.args[0]
+        """As for onnxruntime, but the largest of all positions is a reduction (see `OpenvinoWriter`), and rows of
+        a table are taken by GatherND: OpenVINO 2026.4 refuses a model in which integers are made of Gather's, with
+        an op and a transposition between."""
+        w, source = self.writer, node.args[0]
+        if node.target is aten.embedding.default:
+            args, w.scope = bound_args(node), name
+            indices = self.value(args["indices"])
+            rows = w.op("Unsqueeze", [indices, w.ints([len(shape(args["indices"]))])], f"{name}/rows")
+            return w.op("GatherND", [self.value(args["weight"]), rows], name)
         if node.target not in _LARGEST or set(bound_args(node)["output_size"]) != {1}:
             return super(OpenvinoEmitter, self).lower(node, name, replaced)
         assert isinstance(source, fx.Node)
-        self.writer.scope = name
-        axes = self.writer.ints(list(range(2, len(shape(source)))))
-        return self.writer.op("ReduceMax", [self.value(source), axes], f"{name}/0", keepdims=1), ""
+        w.scope = name
+        axes = w.ints(list(range(2, len(shape(source)))))
+        return w.op("ReduceMax", [self.value(source), axes], f"{name}/0", keepdims=1), ""
 
     def product(self, step: IntegerStep) -> str:
         """A pointwise convolution with a stride as a slice of the integers and one without: OpenVINO moves the

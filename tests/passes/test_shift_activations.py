@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from textwrap import dedent
 
 import torch
 from fxedge.backends.fbgemm import backend as fbgemm
+from fxedge.backends.tensorrt import backend as tensorrt
 from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.passes import PassContext, PassResult, Skip, run_passes
 from fxedge.compiler.quant.program import build_program
@@ -64,3 +66,11 @@ def test_integers_that_the_graph_gives_back_stay() -> None:
     report = run_passes(gm, [ShiftActivations()], context(gm))
     skip = Skip("quantize_per_tensor_default_2", "the graph gives back its integers")
     assert report["shift-activations"] == PassResult(2, (skip,))
+
+
+def test_the_middle_of_uint8_is_what_a_symmetric_target_takes() -> None:
+    gm = graph(quint8(0.1, 128), quint8(0.2, 128), quint8(0.3, 128))
+    ctx = dataclasses.replace(context(gm), target=tensorrt.spec)
+    assert run_passes(gm, [ShiftActivations()], ctx)["shift-activations"] == PassResult(3)
+    assert "quantize_per_tensor.default(%0, 0.100000001, 0, -128, 127, int8)" in dump(gm)
+    assert len(integer_steps(build_program(gm, tensorrt.spec))) == 1

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from differential import check_everywhere
 from fxedge.backends.openvino import backend
 from fxedge.backends.openvino.rules import quantize
 from fxedge.compiler.quant.program import build_program
@@ -15,7 +16,7 @@ from fxedge.compiler.quant.qparams import QParams
 from hypothesis import given
 from hypothesis import strategies as st
 from quantized_ops import OpCase, aten, integer_steps, off_by, qint8, quint8
-from torch import Tensor
+from torch import Tensor, nn
 
 pytestmark = pytest.mark.skipif(backend.missing() is not None, reason="openvino is not installed")
 
@@ -133,6 +134,24 @@ def test_an_extreme_over_axes_is_quantized_as_it_is(op: Any, keepdim: bool, tmp_
     found = backend.load(path).run([x.numpy() for x in case.floats()])[0]
     wanted = op(case.floats()[0], [2], keepdim)
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)
+
+
+class Tokens(nn.Module):
+    """Integers are made of a table's rows, with an op and a transposition between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.layer = nn.Embedding(11, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.table(x).relu().permute(1, 0, 2))
+
+
+def test_rows_of_a_table_that_are_turned_before_they_are_quantized(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    batches = [(torch.randint(0, 11, (batch, 4)),) for batch in (2, 3)]
+    noise = check_everywhere(Tokens(), batches, tmp_path, targets=["openvino"])
+    assert noise["openvino"] < 0.05
 
 
 @given(
