@@ -84,12 +84,11 @@ def zero_points(model: FloatModel) -> list[int]:
 
 
 _MORE = ("concat", "se_block", "pools", "split_chunk", "transformer")
+NETS = ("residual", "mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in _MORE))
 
 
 @pytest.mark.parametrize("quantizer", [_inductor, _xnnpack])
-@pytest.mark.parametrize(
-    "name", ["residual", "mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in _MORE)]
-)
+@pytest.mark.parametrize("name", NETS)
 def test_a_target_lowers_it_as_it_came_or_says_why_not(
     name: str, quantizer: Callable[[], Any], tmp_path: Path
 ) -> None:
