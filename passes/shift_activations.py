@@ -1,8 +1,8 @@
 """Activations in the other 8-bit type (stage QUANTIZED): int8 becomes uint8, or uint8 int8, as the target has it.
 
-Integers and zero points move by 128, so that they stand for the same numbers; for a symmetric target it is the
-middle of uint8 that becomes its zero point 0. Graphs quantized for other runtimes need it; those of `InsertQdq` have
-the target's own type. Integers that the graph itself gives back are left.
+Integers and zero points move by 128, so that they stand for the same numbers; the middle of uint8 is the zero
+point 0 of a symmetric target. Graphs quantized for other runtimes need it; those made by `InsertQdq` have the
+target's own type. Integers that the graph itself gives back are left.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fxedge.backends import registry
 from fxedge.compiler.ir.errors import InputError, UnsupportedOpsError
 from fxedge.compiler.ir.qops import DQ, is_dequantize, is_quantize
 from fxedge.compiler.pipeline.calibration import collect
@@ -40,6 +41,17 @@ def as_int8(gm: fx.GraphModule) -> fx.GraphModule:
             source, scale, zero_point, _, _, dtype = node.args
             if dtype is torch.uint8:
                 node.args = (source, scale, zero_point - 128, -128, 127, torch.int8)
+    gm.recompile()
+    return gm
+
+
+def as_uint8(gm: fx.GraphModule) -> fx.GraphModule:
+    """Its activations with integers 128 higher."""
+    for node in gm.graph.nodes:
+        if node.target is DQ or is_quantize(node):
+            source, scale, zero_point, _, _, dtype = node.args
+            if dtype is torch.int8:
+                node.args = (source, scale, zero_point + 128, 0, 255, torch.uint8)
     gm.recompile()
     return gm
 
@@ -121,7 +133,9 @@ def test_one_target_may_take_what_another_does_not(tmp_path: Path) -> None:
     only_symmetric = dataclasses.replace(TOY.activation, qmin=-127, qmax=127, dtype=torch.int8, symmetric=True)
     model = prepare(quantized(), (X,), FAST)
     lower_quantized(model, TOY, FAST)
-    with pytest.raises(UnsupportedOpsError, match=r"uint8 in \[0, 255\]; the target takes int8 in \[-127, 127\]"):
+    with pytest.raises(
+        UnsupportedOpsError, match=r"int8 in \[-128, 127\]; the target takes int8 in \[-127, 127\]"
+    ):
         lower_quantized(model, dataclasses.replace(TOY, activation=only_symmetric), FAST)
 
 
@@ -158,3 +172,28 @@ def test_a_graph_of_torchao(tmp_path: Path) -> None:
         assert all(node.worst <= node.allowed for node in result.checked.nodes)
         (output,) = simulate(result.lowered.program, (X,)).outputs.values()
         torch.testing.assert_close(output, expected, rtol=0.02, atol=0.02)
+
+
+def test_a_symmetric_target_takes_the_middle_of_uint8_as_zero(tmp_path: Path) -> None:
+    """What is quantized for it and shifted comes back as it was."""
+    spec = registry.get("tensorrt").spec
+    gm = as_uint8(quantized(spec))
+    lowered = lower_quantized(prepare(gm, (X,), FAST), spec, FAST)
+    assert len(lowered.plan.ops) == 2
+    with torch.no_grad():
+        (output,) = simulate(lowered.program, (X,)).outputs.values()
+        torch.testing.assert_close(output, quantized(spec)(X), rtol=1e-4, atol=1e-4)
+
+
+def test_a_symmetric_target_names_every_zero_point() -> None:
+    model = prepare(quantized(), (X,), FAST)
+    with pytest.raises(UnsupportedOpsError) as caught:
+        lower_quantized(model, registry.get("tensorrt").spec, FAST)
+    quantize = "quantized_decomposed.quantize_per_tensor.default"
+    assert str(caught.value).splitlines() == [
+        "4 op(s) cannot be lowered to tensorrt:",
+        f"  quantize_per_tensor {quantize}: its zero point is 16; the target takes 0",
+        f"  2 (quantize_per_tensor_1) {quantize}: its zero point is -128; the target takes 0",
+        f"  3 (quantize_per_tensor_2) {quantize}: its zero point is -128; the target takes 0",
+        f"  4 (quantize_per_tensor_3) {quantize}: its zero point is 44; the target takes 0",
+    ]
