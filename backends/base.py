@@ -92,6 +92,19 @@ class HasCompanions(Protocol):
 
 
 @runtime_checkable
+class HasKernels(Protocol):
+    """A backend whose runtime can be told here to compute by other kernels, `selectable` by name: some of its
+    target's `TargetSpec.kernels`."""
+
+    @property
+    def selectable(self) -> tuple[str, ...]: ...
+
+    def load_with(self, kernels: str, path: Path, threads: int = 1) -> Runner:
+        """As `load`, with the kernels of that name."""
+        ...
+
+
+@runtime_checkable
 class Describes(Protocol):
     """A backend that has more to say of an artifact: what its runtime's own compiler made of it, and why."""
 

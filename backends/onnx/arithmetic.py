@@ -27,6 +27,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -175,23 +176,32 @@ def sixth(qp: QParams) -> QParams:
     return dataclasses.replace(qp, scale=(float(qp.scale_tensor() / 6),))
 
 
-def hardsigmoid(call: KernelCall) -> Tensor:
-    """QLinearAdd of x / 6 and 0.5 where saturation is the clamp to [0, 1]; else the op in float."""
-    if call.out_qparams == GATE:
-        half = torch.full_like(call.inputs[0], 255)
-        operands = (sixth(call.in_qparams[0]), HALF)
-        return add(KernelCall((call.inputs[0], half), operands, GATE, call.clamp, {}))
-    return lookup(call, _float_hardsigmoid, quantize)
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """What is made of a QLinearAdd and a QLinearMul, which arm64 computes otherwise."""
 
+    add: Kernel
+    mul: Kernel
 
-def hardswish(call: KernelCall) -> Tensor:
-    """QLinearMul of x and its hard-sigmoid."""
-    return _gated(call, hardsigmoid(_gate_call(call)))
+    def hardsigmoid(self, call: KernelCall) -> Tensor:
+        """QLinearAdd of x / 6 and 0.5 where saturation is the clamp to [0, 1]; else the op in float."""
+        if call.out_qparams == GATE:
+            half = torch.full_like(call.inputs[0], 255)
+            operands = (sixth(call.in_qparams[0]), HALF)
+            return self.add(KernelCall((call.inputs[0], half), operands, GATE, call.clamp, {}))
+        return lookup(call, _float_hardsigmoid, quantize)
 
+    def hardswish(self, call: KernelCall) -> Tensor:
+        """QLinearMul of x and its hard-sigmoid."""
+        return self._gated(call, self.hardsigmoid(_gate_call(call)))
 
-def silu(call: KernelCall) -> Tensor:
-    """QLinearMul of x and its QLinearSigmoid."""
-    return _gated(call, lookup(_gate_call(call), torch.sigmoid, quantize))
+    def silu(self, call: KernelCall) -> Tensor:
+        """QLinearMul of x and its QLinearSigmoid."""
+        return self._gated(call, lookup(_gate_call(call), torch.sigmoid, quantize))
+
+    def _gated(self, call: KernelCall, gate: Tensor) -> Tensor:
+        operands, qparams = (call.inputs[0], gate), (call.in_qparams[0], GATE)
+        return self.mul(dataclasses.replace(call, inputs=operands, in_qparams=qparams))
 
 
 def _float_hardsigmoid(x: Tensor) -> Tensor:
@@ -203,9 +213,8 @@ def _gate_call(call: KernelCall) -> KernelCall:
     return dataclasses.replace(call, out_qparams=GATE, clamp=(0, 255))
 
 
-def _gated(call: KernelCall, gate: Tensor) -> Tensor:
-    operands, qparams = (call.inputs[0], gate), (call.in_qparams[0], GATE)
-    return mul(dataclasses.replace(call, inputs=operands, in_qparams=qparams))
+gates = Gates(add, mul)
+hardsigmoid, hardswish, silu = gates.hardsigmoid, gates.hardswish, gates.silu
 
 
 def _window_sum(

@@ -23,8 +23,8 @@ from ...compiler.quant import kernels
 from ...compiler.quant.arithmetic import move, piece, reshape, unchanged
 from ...compiler.quant.qparams import QParams, QSpec, quantize
 from ...compiler.quant.supports import fixed_arguments, one_output, plain_sum, two_tensors, with_known_shapes
-from ...compiler.quant.target import OpRule, TargetSpec
-from . import arithmetic
+from ...compiler.quant.target import OpRule, TargetSpec, with_kernels
+from . import arithmetic, neon
 from .emit_pools import average_pool_reason
 from .pairing import pairing
 
@@ -220,18 +220,21 @@ def _views() -> dict[OpOverload, OpRule]:
     }
 
 
-ONNX = TargetSpec(
+_X86 = TargetSpec(
     name="onnx",
     activation=UINT8,
     weight=WEIGHT,
     bias="int32",
     ops={**_products(), **_elementwise(), **_pools(), **_views()},
     quantize=quantize,
-    isa=("avx2", "vnni"),
-    saturation={"avx2": pairing, "vnni": None},
+    isa=("avx2", "vnni", "neon"),
+    saturation={"avx2": pairing, "vnni": None, "neon": None},
     channel_clamp="fast",
     notes=(
         "Without VNNI (AVX2, AVX-512) sums of two products saturate in int16 unless compiled for the ISA avx2.",
+        "On arm64 sums and products of two activations are rounded otherwise; nothing saturates there.",
         "An activation bound inside the uint8 range is an integer Clip after QuantizeLinear.",
     ),
 )
+
+ONNX = dataclasses.replace(_X86, kernels={"neon": with_kernels(_X86, neon.KERNELS)})

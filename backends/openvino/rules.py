@@ -84,6 +84,7 @@ def _rule(op: OpOverload, rule: OpRule) -> OpRule:
 
 OPENVINO = dataclasses.replace(
     ONNX,
+    kernels={},
     name="openvino",
     ops={op: _rule(op, rule) for op, rule in ONNX.ops.items() if op not in _FLOAT},
     quantize=quantize,

@@ -12,7 +12,7 @@ from ...compiler.quant.program import Program
 from ...compiler.quant.target import TargetSpec
 from ..installed import installed_version, why_missing
 from . import emit, inspect, loader
-from .rules import TFLITE
+from .rules import BUILTIN, TFLITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,13 @@ class TfliteBackend:
 
     def load(self, path: Path, threads: int = 1) -> loader.TfliteRunner:
         return loader.load(path, threads)
+
+    @property
+    def selectable(self) -> tuple[str, ...]:
+        return (BUILTIN,)
+
+    def load_with(self, kernels: str, path: Path, threads: int = 1) -> loader.TfliteRunner:
+        return loader.load(path, threads, delegate=kernels != BUILTIN)
 
     def unfused(self, program: Program, path: Path) -> tuple[str, ...]:
         return inspect.unfused(program, path)

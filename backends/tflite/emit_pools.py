@@ -16,7 +16,7 @@ from ...compiler.quant.kernels import as_integer, pool_sizes
 from .arithmetic import quantize
 from .emit_products import SAME, VALID, image, image_sizes
 from .table import Call, lowerings
-from .values import Form, Value, channels_last, constant_value, held, in_form, read, reshape
+from .values import Form, Value, channels_last, constant_value, held, in_form, natural, read, reshape
 from .writer import Size, Tensor, Writer
 
 
@@ -243,7 +243,7 @@ def whole_reduction(w: Writer, call: Call) -> Value:
 def reduced(w: Writer, call: Call, code: str, axes: Sequence[int], keep: bool) -> Value:
     """A reduction in whatever form the operand has; without `keep` the remaining axes are counted anew."""
     x = call.value("self")
-    form = x.preferred()
+    form = _reduced_form(call, x, axes, keep)
     tensor = read(w, x, form)
     places = w.ints(sorted(form.index(axis) for axis in axes))
     left: Form = form
@@ -254,6 +254,15 @@ def reduced(w: Writer, call: Call, code: str, axes: Sequence[int], keep: bool) -
     kind = None if call.qparams is not None else tensor.dtype
     made = w.op(code, [tensor, places], sizes, call.name, dtype=kind, qparams=call.qparams, keepDims=keep)
     return call.result(made, left)
+
+
+def _reduced_form(call: Call, x: Value, axes: Sequence[int], keep: bool) -> Form:
+    """TFLite's own integer kernel for means over images, axes kept, is another than that for all the rest
+    (`builtin.mean`): what it takes must not depend on the form that an operand comes in."""
+    if call.qparams is None or x.rank != 4 or not keep:
+        return x.preferred()
+    forms = {(2, 3): channels_last(4), (1, 2): natural(4)}
+    return forms.get(tuple(sorted(axes)), x.preferred())
 
 
 def _one_axis(node: fx.Node) -> str | None:

@@ -2,12 +2,11 @@
 
 A real factor is an integer of 31 bits and a power of two. Three roundings of `total · factor` are in use (LiteRT
 2.3 on x86-64): `twice`, at the product and at the shift, halves away from zero (elementwise kernels, most matrix
-products); `twice_up`, the same with halves up (convolutions); `once`, halves up (matrix products by ruy).
+products); `twice_up`, the same with halves up (layers); `once`, halves up (matrix products by ruy). `builtin` says
+which kernel takes which.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -22,30 +21,36 @@ _PRODUCT_RATIOS = (2.0**-16, 2.0**8)
 _HEADROOM = 20
 
 
-def twice(total: Tensor, factor: float) -> Tensor:
+def twice(total: Tensor, factor: float | Tensor) -> Tensor:
     """`total` (int64) times `factor`: MultiplyByQuantizedMultiplier of gemmlowp."""
-    multiplier, exponent = _parts(factor)
-    left, right = max(exponent, 0), max(-exponent, 0)
-    product = total * (1 << left) * multiplier
+    return twice_by(total, *parts(factor))
+
+
+def twice_by(total: Tensor, multiplier: Tensor, exponent: Tensor) -> Tensor:
+    """The same for a factor in `parts`."""
+    left, right = exponent.clamp(min=0), (-exponent).clamp(min=0)
+    product = (total << left) * multiplier
     nudge = torch.where(product >= 0, 1 << 30, 1 - (1 << 30))
     high = torch.div(product + nudge, 1 << 31, rounding_mode="trunc")
-    mask = (1 << right) - 1
+    mask = (torch.ones_like(right) << right) - 1
     threshold = (mask >> 1) + (high < 0).to(torch.int64)
     return (high >> right) + ((high & mask) > threshold).to(torch.int64)
 
 
-def twice_up(total: Tensor, factor: float) -> Tensor:
-    """The same with halves up; `factor` is below 1."""
-    multiplier, exponent = _parts(factor)
-    high = (total * multiplier + (1 << 30)) >> 31
-    return high if exponent == 0 else (high + (1 << (-exponent - 1))) >> -exponent
+def twice_up(total: Tensor, factor: float | Tensor) -> Tensor:
+    """The same with halves up."""
+    multiplier, exponent = parts(factor)
+    left, right = exponent.clamp(min=0), (-exponent).clamp(min=0)
+    high = ((total << left) * multiplier + (1 << 30)) >> 31
+    half = (torch.ones_like(right) << right) >> 1
+    return (high + half) >> right
 
 
-def once(total: Tensor, factor: float) -> Tensor:
+def once(total: Tensor, factor: float | Tensor) -> Tensor:
     """The same with one rounding, halves up."""
-    multiplier, exponent = _parts(factor)
+    multiplier, exponent = parts(factor)
     shift = 31 - exponent
-    return (total * multiplier + (1 << (shift - 1))) >> shift
+    return (total * multiplier + (torch.ones_like(shift) << (shift - 1))) >> shift
 
 
 def sum_is_delegated(call: KernelCall) -> bool:
@@ -61,15 +66,33 @@ def product_is_delegated(call: KernelCall) -> bool:
 
 
 def add(call: KernelCall, sign: int = 1) -> Tensor:
-    """ADD, and SUB with `sign` -1, in TFLite's own kernel: both operands on twice the larger scale."""
+    """ADD, and SUB with `sign` -1, in TFLite's own kernel: both operands on twice the larger scale.
+
+    An ADD whose operands have the same channels takes 16 elements at a time, and shifts before it multiplies; the
+    last few elements (fewer than 16) it adds as a SUB does, which is not followed here: 1 LSB where sums lie next
+    to a rounding boundary.
+    """
+    vectors = sign == 1 and _channels(call.inputs[0]) == _channels(call.inputs[1])
     scales = [float(qp.scale[0]) for qp in call.in_qparams]
     widest = 2 * max(scales)
     a, b = (
-        twice(centered(call, index).to(torch.int64) << _HEADROOM, scale / widest)
+        _scaled_operand(centered(call, index).to(torch.int64), scale / widest, vectors)
         for index, scale in enumerate(scales)
     )
     scaled = twice(a + sign * b, widest / ((1 << _HEADROOM) * float(call.out_qparams.scale[0])))
     return _finish(call, scaled)
+
+
+def _scaled_operand(x: Tensor, factor: float, shift_first: bool) -> Tensor:
+    multiplier, exponent = parts(factor)
+    if not shift_first or int(exponent) < -_HEADROOM:
+        return twice_by(x << _HEADROOM, multiplier, exponent)
+    return twice_by(x << (_HEADROOM + exponent), multiplier, torch.zeros_like(exponent))
+
+
+def _channels(x: Tensor) -> int:
+    """The size of what is innermost in TFLite: axis 1 of images and sequences, else the last."""
+    return x.shape[1 if x.ndim > 2 else -1] if x.ndim else 1
 
 
 def mul(call: KernelCall) -> Tensor:
@@ -83,8 +106,9 @@ def _finish(call: KernelCall, scaled: Tensor) -> Tensor:
     return (scaled + call.out_qparams.zero_point[0]).clamp(*call.clamp).to(torch.int32)
 
 
-def _parts(factor: float) -> tuple[int, int]:
-    """A 31-bit integer and the exponent of two beside it that stand for `factor`."""
-    mantissa, exponent = math.frexp(factor)
-    multiplier = math.floor(mantissa * 2**31 + 0.5)
-    return (multiplier // 2, exponent + 1) if multiplier == 2**31 else (multiplier, exponent)
+def parts(factor: float | Tensor) -> tuple[Tensor, Tensor]:
+    """A 31-bit integer and the exponent of two beside it that stand for `factor`, int64 of its shape."""
+    mantissa, exponent = torch.frexp(torch.as_tensor(factor, dtype=torch.float64))
+    multiplier = torch.floor(mantissa * 2**31 + 0.5).to(torch.int64)
+    full = (multiplier == 2**31).to(torch.int64)
+    return multiplier >> full, exponent.to(torch.int64) + full

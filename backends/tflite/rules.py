@@ -28,10 +28,10 @@ from ...compiler.quant.supports import (
     two_tensors,
     with_known_shapes,
 )
-from ...compiler.quant.target import OpRule, TargetSpec
+from ...compiler.quant.target import OpRule, TargetSpec, with_kernels
 from ..xnnpack import arithmetic as xnnpack
 from ..xnnpack.arithmetic import INT8, WEIGHT
-from . import arithmetic
+from . import arithmetic, builtin
 from .emit_pools import plain_average, whole_factors
 from .table import lowerings
 
@@ -168,18 +168,23 @@ def _with(op: OpOverload, rule: OpRule, check: _Check | None = None) -> OpRule:
 
 _OPS: Mapping[OpOverload, OpRule] = {**_products(), **_elementwise(), **_pools(), **_views()}
 
-TFLITE = TargetSpec(
+_XNNPACK = TargetSpec(
     name="tflite",
     activation=INT8,
     weight=WEIGHT,
     bias="int32",
     ops=_OPS,
     quantize=xnnpack.quantize,
-    isa=("vnni",),
+    isa=("avx2", "vnni", "neon"),
     saturation={"avx2": None, "vnni": None, "neon": None},
     channel_clamp="slow",
     notes=(
-        "The arithmetic is XNNPACK's; without the delegate TFLite's own kernels round otherwise (1 LSB).",
+        "The arithmetic is XNNPACK's; without the delegate TFLite's own kernels ('builtin') round otherwise.",
         "Inputs and outputs keep the model's axis order; one transpose at each border where it is channels first.",
     ),
 )
+
+# By the way of running it: without the delegate.
+BUILTIN = "builtin"
+_OWN = with_kernels(with_kernels(_XNNPACK, builtin.KERNELS), builtin.SUMS, tolerance=1)
+TFLITE = dataclasses.replace(_XNNPACK, kernels={BUILTIN: _OWN})

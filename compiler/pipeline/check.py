@@ -18,7 +18,8 @@ from ..ir.nodes import placeholders
 from ..ir.passes import evaluate, flatten_tensors
 from ..ir.progress import Progress
 from ..ir.shapes import tensor_meta
-from ..quant.program import Program
+from ..quant.isa import native_spec
+from ..quant.program import Program, computed_by
 from ..quant.qparams import QParams
 from ..quant.simulate import simulate
 from .accuracy import Share, accuracy, top1
@@ -128,24 +129,26 @@ def check_target(
 ) -> Checked:
     """Run the artifacts in a process of their own and measure what the manifest says of them.
 
+    They are compared with the kernels of this machine; the golden outputs are by the target's own.
+
     Raises:
         VerificationError: an integer node is off by more than its tolerance, a path that promises 0 LSB is not
             exact, an op planned as int8 runs in float, or the runtime failed.
     """
-    name = backend.spec.name
+    name, golden = backend.spec.name, simulated_outputs(program, golden_inputs)
     if unfused := backend.unfused(program, artifacts.int8):
         raise VerificationError(
             f"{name}: {len(unfused)} op(s) planned as int8 run in float after the runtime's own optimizer: "
             f"{', '.join(unfused[:5])}."
         )
+    program = computed_by(program, native_spec(program.spec))
     paths = {INT8: artifacts.int8, EXPOSED: artifacts.exposed}
     if artifacts.float is not None:
         paths[FLOAT] = artifacts.float
     also = {path.name: path for path in artifacts.also}
     with RemoteRuntime(name, paths | also, threads) as runtime:
-        _check_exposed(backend, program, runtime, golden_inputs, threads)
-        nodes = _check_nodes(program, runtime, golden_inputs)
-        golden, golden_worst = _golden(program, runtime, golden_inputs)
+        nodes = check_nodes(backend, program, runtime, golden_inputs, threads)
+        golden_worst = _golden_worst(program, runtime, golden_inputs)
         _check_forms(program, runtime, golden_inputs, also)
         end_to_end, predicted = _evaluate(program, runtime, data, parity_samples, progress)
         _require_end_to_end(name, end_to_end)
@@ -154,6 +157,26 @@ def check_target(
     scored = None if reference is None or reference.labels is None else accuracy(predicted, reference.labels)
     agreement = None if reference is None else accuracy(predicted, reference.predicted)
     return Checked(nodes, end_to_end, golden, golden_worst, scored, agreement, latency)
+
+
+def check_nodes(
+    backend: Backend, program: Program, runtime: RemoteRuntime, inputs: Sequence[Tensor], threads: int
+) -> tuple[NodeParity, ...]:
+    """Part (a) of parity; raises VerificationError where a node is off by more than it may be."""
+    _check_exposed(backend, program, runtime, inputs, threads)
+    names = list(program.integer_values())
+    exposed = runtime.run(EXPOSED, [tensor.numpy() for tensor in inputs])
+    integers = dict(zip(names, exposed[len(exposed) - len(names) :], strict=True))
+    nodes = compare_nodes(program, inputs, integers)
+    broken = [node for node in nodes if node.worst > node.allowed]
+    if broken:
+        worst = max(broken, key=lambda node: node.worst)
+        raise VerificationError(
+            f"{program.spec.name}: {len(broken)} of {len(nodes)} integer nodes differ from the simulator by more "
+            f"than allowed; worst {worst.worst} LSB (allowed {worst.allowed}) at {worst.name}, "
+            f"{worst.differing} of {worst.total} integers; first {broken[0].name}."
+        )
+    return nodes
 
 
 def _check_exposed(
@@ -177,22 +200,6 @@ def _check_exposed(
         f"{program.spec.name}: with its integers exposed, the artifact gives other outputs than without{where}, "
         "so the node-by-node check would not speak of it."
     )
-
-
-def _check_nodes(program: Program, runtime: RemoteRuntime, inputs: Sequence[Tensor]) -> tuple[NodeParity, ...]:
-    names = list(program.integer_values())
-    exposed = runtime.run(EXPOSED, [tensor.numpy() for tensor in inputs])
-    integers = dict(zip(names, exposed[len(exposed) - len(names) :], strict=True))
-    nodes = compare_nodes(program, inputs, integers)
-    broken = [node for node in nodes if node.worst > node.allowed]
-    if broken:
-        worst = max(broken, key=lambda node: node.worst)
-        raise VerificationError(
-            f"{program.spec.name}: {len(broken)} of {len(nodes)} integer nodes differ from the simulator by more "
-            f"than allowed; worst {worst.worst} LSB (allowed {worst.allowed}) at {worst.name}, "
-            f"{worst.differing} of {worst.total} integers; first {broken[0].name}."
-        )
-    return nodes
 
 
 def _check_forms(program: Program, runtime: RemoteRuntime, inputs: Sequence[Tensor], names: Iterable[str]) -> None:
@@ -243,16 +250,19 @@ def _require_end_to_end(name: str, end_to_end: EndToEnd) -> None:
         )
 
 
-def _golden(
-    program: Program, runtime: RemoteRuntime, inputs: Sequence[Tensor]
-) -> tuple[dict[str, Tensor], EndToEnd]:
-    """The simulator's outputs on the golden inputs, and how far the runtime is from them here."""
+def simulated_outputs(program: Program, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The simulator's outputs by name, each in memory of its own."""
     outputs = simulate(program, inputs).outputs
-    count = EndToEndCount(program)
-    count.add(runtime.run(INT8, [tensor.numpy() for tensor in inputs]), _arrays(outputs.values()))
     # safetensors takes no tensors that share memory, as two names of one value do
-    copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in outputs.items()}
-    return copies, count.result()
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in outputs.items()}
+
+
+def _golden_worst(program: Program, runtime: RemoteRuntime, inputs: Sequence[Tensor]) -> EndToEnd:
+    """How far the runtime is here from the simulator on the golden inputs."""
+    count = EndToEndCount(program)
+    simulated = arrays(simulate(program, inputs).outputs.values())
+    count.add(runtime.run(INT8, [tensor.numpy() for tensor in inputs]), simulated)
+    return count.result()
 
 
 def _evaluate(
@@ -268,7 +278,7 @@ def _evaluate(
             if deployed[0].ndim == 2:
                 predicted.append(top1(deployed[0]))
             for part, rows in _first(batch, limit, done):
-                simulated = _arrays(simulate(program, part).outputs.values())
+                simulated = arrays(simulate(program, part).outputs.values())
                 count.add([output[rows] for output in deployed], simulated)
             done += len(batch.inputs[0])
             advance(done)
@@ -301,6 +311,7 @@ def _one_sample(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
     return [tensor if fixed else tensor[:1] for tensor in inputs]
 
 
-def _arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
+def arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
+    """Tensors, or lists of them, one after the other."""
     with torch.no_grad():
         return [tensor.numpy() for tensor in flatten_tensors(list(tensors))]

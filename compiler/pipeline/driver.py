@@ -34,7 +34,15 @@ from .bundle import list_files, write_manifest, writing_bundle
 from .calibration import collect
 from .check import Artifacts, Checked, Reference, check_target, float_reference
 from .data import Dataset
-from .entries import calibration_entry, compile_notes, input_entries, pass_entries, share_entry, target_entry
+from .entries import (
+    calibration_entry,
+    compile_notes,
+    golden_by,
+    input_entries,
+    pass_entries,
+    share_entry,
+    target_entry,
+)
 from .explain import Explanation, explain
 from .fitting import example_inputs, fixed_batch, in_batches_of
 from .float_budget import within_budget
@@ -46,6 +54,7 @@ from .lower import FloatModel, Lowered, lower, plan_targets, prepare
 from .manifest import Manifest
 from .max_drop import MaxDrop, Relief, within_drop
 from .options import CompileOptions
+from .other_kernels import OtherKernels, check_other_kernels
 from .recipes import BEST
 
 GOLDEN_INPUTS = "golden/inputs.safetensors"
@@ -63,6 +72,7 @@ class TargetResult:
     size: int
     float_size: int | None
     max_drop: MaxDrop | None = None
+    others: dict[str, OtherKernels] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -251,14 +261,19 @@ def _compile_target(job: _Job, backend: Backend) -> TargetResult:
                 progress=job.progress,
             )
             _write_layers(job, lowered)
+            others = check_other_kernels(
+                backend, lowered.program, artifacts, job.golden, checked.golden, options.threads
+            )
         _write_companions(backend, lowered, artifacts.int8.parent)
         (job.folder / "golden" / f"{name}.safetensors").write_bytes(save(checked.golden))
+        for kernels, other in others.items():
+            (job.folder / golden_by(name, kernels)).write_bytes(save(other.golden))
     finally:
         artifacts.exposed.unlink(missing_ok=True)
     _explain(job, backend, lowered)
     size = artifacts.int8.stat().st_size
     float_size = artifacts.float.stat().st_size if artifacts.float is not None else None
-    return TargetResult(lowered, checked, size, float_size, relieved)
+    return TargetResult(lowered, checked, size, float_size, relieved, others)
 
 
 def _lower_target(job: _Job, backend: Backend) -> tuple[Lowered, MaxDrop | None]:
@@ -308,7 +323,8 @@ def _explain(job: _Job, backend: Backend, lowered: Lowered) -> None:
 def _discard(folder: Path, name: str) -> None:
     """Leave nothing of a target that failed."""
     shutil.rmtree(folder / name, ignore_errors=True)
-    for rest in (f"golden/{name}.safetensors", f"{LAYERS}/{name}.json", f"explain/{name}.json"):
+    others = [path.relative_to(folder) for path in (folder / "golden").glob(f"{name}.*.safetensors")]
+    for rest in (f"golden/{name}.safetensors", f"{LAYERS}/{name}.json", f"explain/{name}.json", *others):
         (folder / rest).unlink(missing_ok=True)
 
 
@@ -361,7 +377,9 @@ def _manifest(
         float_accuracy=share_entry(report.reference.accuracy) if report.reference else None,
         golden_inputs=GOLDEN_INPUTS,
         targets={
-            name: target_entry(backends[name], result.lowered, result.checked, options, result.max_drop)
+            name: target_entry(
+                backends[name], result.lowered, result.checked, options, result.max_drop, result.others
+            )
             for name, result in report.results.items()
         },
         files=list_files(folder),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from .data import Dataset
 from .lower import FloatModel, Lowered
 from .manifest import (
     CalibrationEntry,
+    KernelsEntry,
     MaxDropEntry,
     OutputEntry,
     ParityEntry,
@@ -31,7 +32,8 @@ from .manifest import (
 )
 from .max_drop import MaxDrop
 from .options import CompileOptions
-from .parity import output_qparams
+from .other_kernels import OtherKernels
+from .parity import EndToEnd, output_qparams
 from .recipes import DATA_FREE
 
 
@@ -124,7 +126,12 @@ def max_drop_entry(found: MaxDrop | None) -> MaxDropEntry | None:
 
 
 def target_entry(
-    backend: Backend, lowered: Lowered, checked: Checked, options: CompileOptions, relieved: MaxDrop | None = None
+    backend: Backend,
+    lowered: Lowered,
+    checked: Checked,
+    options: CompileOptions,
+    relieved: MaxDrop | None = None,
+    others: Mapping[str, OtherKernels] | None = None,
 ) -> TargetEntry:
     name = backend.spec.name
     program, end = lowered.program, checked.end_to_end
@@ -156,15 +163,62 @@ def target_entry(
             flips=end.flips,
             samples=end.samples,
         ),
-        tolerance_lsb=0 if end.exact else max(1, checked.golden_worst.worst_lsb),
-        tolerance_float=max(backend.spec.float_tolerance, 2 * checked.golden_worst.worst_float),
+        tolerance_lsb=_tolerance_lsb(checked.golden_worst),
+        tolerance_float=_tolerance_float(backend, checked.golden_worst),
         accuracy=share_entry(checked.accuracy),
         agreement=share_entry(checked.agreement),
-        notes=(*backend.spec.notes, *lowered.notes),
+        notes=(*backend.spec.notes, *lowered.notes, *_kernels_notes(others or {})),
         max_drop=max_drop_entry(relieved),
         saturation=saturation_entry(lowered),
         also=tuple(f"{name}/{form}" for form in backend.spec.also),
+        kernels={
+            kernels: _kernels_entry(backend, kernels, other, other.worst or checked.golden_worst)
+            for kernels, other in (others or {}).items()
+        },
     )
+
+
+def golden_by(target: str, kernels: str) -> str:
+    """Where a bundle has the golden outputs by other kernels than the target's own."""
+    return f"golden/{target}.{kernels}.safetensors"
+
+
+def _kernels_notes(others: Mapping[str, OtherKernels]) -> tuple[str, ...]:
+    """How far the outputs by other kernels are from those by the target's own, on the golden inputs."""
+    notes = []
+    for name, other in others.items():
+        apart, how = other.apart, "simulated" if other.worst is None else "simulated and run here"
+        parts = (
+            [f"up to {apart.worst_lsb} LSB in {apart.differing} of {apart.total} values"] if apart.total else []
+        )
+        parts += [f"{apart.worst_float:.2g} of float outputs' magnitude"] if apart.worst_float else []
+        parts += [f"{apart.flips} of {apart.samples} top-1 predictions"]
+        notes.append(f"By the {name} kernels ({how}) the golden outputs differ by {', '.join(parts)}.")
+    return tuple(notes)
+
+
+def _kernels_entry(backend: Backend, name: str, other: OtherKernels, worst: EndToEnd) -> KernelsEntry:
+    apart = other.apart
+    return KernelsEntry(
+        golden=golden_by(backend.spec.name, name),
+        worst_lsb=apart.worst_lsb,
+        differing=apart.differing,
+        total=apart.total,
+        worst_float=apart.worst_float,
+        flips=apart.flips,
+        samples=apart.samples,
+        checked=other.worst is not None,
+        tolerance_lsb=_tolerance_lsb(worst),
+        tolerance_float=_tolerance_float(backend, worst),
+    )
+
+
+def _tolerance_lsb(worst: EndToEnd) -> int:
+    return 0 if worst.exact else max(1, worst.worst_lsb)
+
+
+def _tolerance_float(backend: Backend, worst: EndToEnd) -> float:
+    return max(backend.spec.float_tolerance, 2 * worst.worst_float)
 
 
 def _dtype(tensor: Tensor) -> str:

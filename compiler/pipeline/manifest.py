@@ -112,9 +112,27 @@ class MaxDropEntry(Entry):
     samples: int
 
 
+class KernelsEntry(Entry):
+    """Where the runtime computes by other kernels: its golden outputs, as simulated, and on these inputs by how
+    much they are off the target's own: `worst_lsb`, `differing` of `total` integers, `worst_float` relative to the
+    outputs' magnitude, top-1 `flips` of `samples`. `checked`: compared with the runtime when compiled."""
+
+    golden: str
+    worst_lsb: int
+    differing: int
+    total: int
+    worst_float: float
+    flips: int
+    samples: int
+    checked: bool
+    tolerance_lsb: int
+    tolerance_float: float
+
+
 class TargetEntry(Entry):
     """One runtime's artifact, and `also` its further forms. `tolerance_lsb` and `tolerance_float` are what
-    `verify` allows between the runtime and the golden outputs, which are the simulator's."""
+    `verify` allows between the runtime and the golden outputs, which are the simulator's; `kernels` are the others
+    that the runtime may have (`TargetSpec.kernels`)."""
 
     artifact: str
     float_artifact: str | None
@@ -134,6 +152,7 @@ class TargetEntry(Entry):
     max_drop: MaxDropEntry | None = None
     saturation: SaturationEntry | None = None
     also: tuple[str, ...] = ()
+    kernels: dict[str, KernelsEntry] = Field(default_factory=dict)
 
 
 class CalibrationEntry(Entry):

@@ -23,14 +23,16 @@ from .worker import read_message, write_message
 
 
 class RemoteRuntime:
-    """A child process with the runtime of `target` and the artifacts given, by key.
+    """A child process with the runtime of `target` and the artifacts given, by key; `kernels` as in `HasKernels`.
 
     Raises:
         VerificationError: an artifact does not load or run, or the process dies; with what it said.
     """
 
-    def __init__(self, target: str, artifacts: Mapping[str, Path], threads: int = 1) -> None:
-        self._target = target
+    def __init__(
+        self, target: str, artifacts: Mapping[str, Path], threads: int = 1, kernels: str | None = None
+    ) -> None:
+        self._target, self._kernels = target, kernels
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         # -P: the current folder, which may be an untrusted bundle, must not shadow a library
         command = [sys.executable, "-P", "-m", f"{__package__}.worker", target, str(threads)]
@@ -46,7 +48,8 @@ class RemoteRuntime:
 
     def load(self, key: str, path: Path) -> float:
         """Load an artifact (again) and return the seconds that it took."""
-        seconds: float = self._ask({"do": "load", "key": key, "path": str(path.resolve())})[0]["seconds"]
+        request = {"do": "load", "key": key, "path": str(path.resolve()), "kernels": self._kernels}
+        seconds: float = self._ask(request)[0]["seconds"]
         return seconds
 
     def run(self, key: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -9,12 +9,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from safetensors.numpy import load_file
 
+from ...backends.base import Backend, HasKernels
 from ..ir.errors import BundleError, InputError, VerificationError
 from ..ir.progress import Progress, Silent
+from ..quant.isa import native_isa
 from .bundle import read_bundle
 from .check import INT8
 from .driver import usable_backends
-from .manifest import Manifest, OutputEntry, TargetEntry
+from .manifest import KernelsEntry, Manifest, OutputEntry, TargetEntry
 from .parity import relative_difference
 from .runtime import RemoteRuntime
 
@@ -60,26 +62,46 @@ def verify_bundle(
     with (progress or Silent()).track("verify", len(names)) as advance:
         for done, name in enumerate(names):
             if name in backends:
-                verdicts[name] = _verify_target(folder, manifest, name, threads)
+                verdicts[name] = _verify_target(folder, manifest, name, backends[name], threads)
             else:
                 verdicts[name] = TargetVerdict(False, str(missing[name]), skipped=True)
             advance(done + 1)
     return VerifyReport(manifest, verdicts)
 
 
-def _verify_target(folder: Path, manifest: Manifest, name: str, threads: int) -> TargetVerdict:
+def _verify_target(folder: Path, manifest: Manifest, name: str, backend: Backend, threads: int) -> TargetVerdict:
+    """By the kernels of this machine, then by those that the runtime can be told to use."""
+    entry = manifest.targets[name]
+    verdict = _verify_kernels(folder, manifest, name, entry.kernels.get(native_isa(), entry), None, threads)
+    selectable = backend.selectable if isinstance(backend, HasKernels) else ()
+    for kernels in selectable:
+        if verdict.passed and kernels in entry.kernels:
+            other = _verify_kernels(folder, manifest, name, entry.kernels[kernels], kernels, threads)
+            if not other.passed:
+                return TargetVerdict(False, f"by the {kernels} kernels: {other.message}")
+    return verdict
+
+
+def _verify_kernels(
+    folder: Path,
+    manifest: Manifest,
+    name: str,
+    owed: TargetEntry | KernelsEntry,
+    kernels: str | None,
+    threads: int,
+) -> TargetVerdict:
     entry = manifest.targets[name]
     inputs = load_file(folder / manifest.golden_inputs)
-    golden = load_file(folder / entry.golden)
+    golden = load_file(folder / owed.golden)
     wanted = [(tensor.name, inputs) for tensor in manifest.inputs]
     wanted += [(output.name, golden) for output in entry.outputs]
     if absent := [tensor for tensor, found in wanted if tensor not in found]:
         raise BundleError(f"The golden files of {folder} have no tensor {absent[0]!r}; the bundle is damaged.")
     forms = {INT8: folder / entry.artifact} | {PurePosixPath(form).name: folder / form for form in entry.also}
     try:
-        with RemoteRuntime(name, forms, threads) as runtime:
+        with RemoteRuntime(name, forms, threads, kernels) as runtime:
             arrays = [inputs[tensor.name] for tensor in manifest.inputs]
-            verdicts = {form: _judge(entry, runtime.run(form, arrays), golden) for form in forms}
+            verdicts = {form: _judge(entry, owed, runtime.run(form, arrays), golden) for form in forms}
     except VerificationError as error:
         return TargetVerdict(False, str(error))
     for form, verdict in verdicts.items():
@@ -88,11 +110,16 @@ def _verify_target(folder: Path, manifest: Manifest, name: str, threads: int) ->
     return verdicts[INT8]
 
 
-def _judge(entry: TargetEntry, outputs: Sequence[np.ndarray], golden: Mapping[str, np.ndarray]) -> TargetVerdict:
+def _judge(
+    entry: TargetEntry,
+    owed: TargetEntry | KernelsEntry,
+    outputs: Sequence[np.ndarray],
+    golden: Mapping[str, np.ndarray],
+) -> TargetVerdict:
     if len(outputs) != len(entry.outputs):
         return TargetVerdict(False, f"it gives {len(outputs)} output(s), not the manifest's {len(entry.outputs)}")
     worst = [
-        _difference(output, deployed, golden[output.name], entry)
+        _difference(output, deployed, golden[output.name], owed)
         for output, deployed in zip(entry.outputs, outputs, strict=True)
     ]
     failed = [text for within, text in worst if not within]
@@ -100,15 +127,15 @@ def _judge(entry: TargetEntry, outputs: Sequence[np.ndarray], golden: Mapping[st
 
 
 def _difference(
-    output: OutputEntry, deployed: np.ndarray, golden: np.ndarray, entry: TargetEntry
+    output: OutputEntry, deployed: np.ndarray, golden: np.ndarray, owed: TargetEntry | KernelsEntry
 ) -> tuple[bool, str]:
     if deployed.shape != golden.shape:
         return False, f"{output.name} has shape {list(deployed.shape)}, not {list(golden.shape)}"
     if output.scale is not None:
         off = np.abs(deployed.astype(np.float64) - golden.astype(np.float64)).max(initial=0.0)
         lsb = float(np.rint(off / output.scale))
-        text = f"{output.name} is {lsb:.0f} LSB from the golden outputs (allowed {entry.tolerance_lsb})"
-        return lsb <= entry.tolerance_lsb, text
+        text = f"{output.name} is {lsb:.0f} LSB from the golden outputs (allowed {owed.tolerance_lsb})"
+        return lsb <= owed.tolerance_lsb, text
     relative = relative_difference(deployed, golden)
     text = f"{output.name} is {relative:.2g} of its magnitude from the golden outputs (allowed "
-    return relative <= entry.tolerance_float, f"{text}{entry.tolerance_float:.2g})"
+    return relative <= owed.tolerance_float, f"{text}{owed.tolerance_float:.2g})"

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...backends import registry
-from ...backends.base import Runner, TellsInputs
+from ...backends.base import HasKernels, Runner, TellsInputs
 from ..ir.errors import FxedgeError
 from .memory import forget_peak, read_memory
 
@@ -64,7 +64,13 @@ class _Session:
     def load(self, request: dict[str, Any], arrays: list[np.ndarray]) -> tuple[dict[str, Any], list[np.ndarray]]:
         """Seconds to load; the first time in a process with those of the runtime's own library."""
         start = time.perf_counter()
-        self._runners[request["key"]] = self._backend.load(Path(request["path"]), self._threads)
+        path, kernels = Path(request["path"]), request.get("kernels")
+        if kernels is None:
+            runner = self._backend.load(path, self._threads)
+        else:
+            assert isinstance(self._backend, HasKernels)
+            runner = self._backend.load_with(kernels, path, self._threads)
+        self._runners[request["key"]] = runner
         return {"seconds": time.perf_counter() - start}, []
 
     def inputs(self, request: dict[str, Any], arrays: list[np.ndarray]) -> tuple[dict[str, Any], list[np.ndarray]]:

@@ -84,6 +84,11 @@ def native_isa(cpuinfo: Path = CPUINFO) -> str:
     return "avx2" if read_cpuinfo(cpuinfo)[1].isdisjoint(VNNI_FLAGS) else "vnni"
 
 
+def native_spec(spec: TargetSpec) -> TargetSpec:
+    """The target with the kernels that its runtime has on this machine."""
+    return spec.kernels.get(native_isa(), spec)
+
+
 def read_cpuinfo(path: Path) -> tuple[str, set[str]]:
     """Model name and feature flags of the first processor; empty where the file is missing."""
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -133,6 +133,15 @@ def build_program(gm: fx.GraphModule, spec: TargetSpec, keep_float: Collection[s
         {name: node.name for name, node in flat_outputs(gm).items()},
         _integer_constants(gm, matched.values()),
     )
+
+
+def computed_by(program: Program, spec: TargetSpec) -> Program:
+    """The same steps where the target computes by the kernels of `spec`, one of its `TargetSpec.kernels`."""
+    steps = (
+        replace(step, rule=spec.ops[step.anchor.target]) if isinstance(step, IntegerStep) else step  # type: ignore[index]
+        for step in program.steps
+    )
+    return replace(program, spec=spec, steps=tuple(steps))
 
 
 def _integer_step(gm: fx.GraphModule, quantize: fx.Node, spec: TargetSpec) -> IntegerStep | None:

@@ -8,7 +8,7 @@ and the arithmetic of each kernel with the tolerance to which it is known. Nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, fx
@@ -75,6 +75,8 @@ class TargetSpec:
     a bundle may be checked in another runtime than the one that it was compiled with. `own_runtime` is false where
     that one only stands in for the target's own: times measured there say nothing and are not.
     `quantize_tolerance` are the LSB by which the runtime's quantize step on an input may differ from `quantize`.
+    `kernels` has the same target where its runtime computes by other kernels: by the name of the instruction set
+    that has them, or of the way of running it (`HasKernels`).
     """
 
     name: str
@@ -92,3 +94,15 @@ class TargetSpec:
     float_tolerance: float = 1e-5
     own_runtime: bool = True
     quantize_tolerance: int = 0
+    kernels: Mapping[str, TargetSpec] = field(default_factory=dict)
+
+
+def with_kernels(
+    spec: TargetSpec, kernels: Mapping[OpOverload, Kernel], tolerance: int | None = None
+) -> TargetSpec:
+    """`spec` where `kernels` compute these ops instead, to within `tolerance` (None: as before)."""
+    ops = dict(spec.ops)
+    for op, kernel in kernels.items():
+        rule = replace(ops[op], kernel=kernel)
+        ops[op] = rule if tolerance is None else replace(rule, tolerance=tolerance)
+    return replace(spec, ops=ops)

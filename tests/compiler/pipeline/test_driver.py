@@ -56,7 +56,8 @@ def test_an_unknown_instruction_set_is_refused_before_the_model_is_read(tmp_path
             options=CompileOptions(isa="sse9"),
         )
     assert str(error.value) == (
-        "No instruction set 'sse9' is known to the target(s) onnx, x86; allowed: onnx: safe, native, avx2, vnni; "
+        "No instruction set 'sse9' is known to the target(s) onnx, x86; allowed: onnx: safe, native, avx2, vnni, "
+        "neon; "
         "x86: safe, native, avx2, vnni."
     )
     assert leftovers(tmp_path) == []
@@ -67,6 +68,7 @@ def test_the_bundle_holds_what_the_manifest_says(compiled: tuple[Path, CompileRe
     assert read_bundle(folder) == report.manifest
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
         "golden/inputs.safetensors",
+        "golden/onnx.neon.safetensors",
         "golden/onnx.safetensors",
         "layers/onnx.json",
         "manifest.json",
