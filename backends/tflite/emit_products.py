@@ -305,18 +305,44 @@ def linear(w: Writer, call: Call) -> Value:
         return call.result(w.op("FULLY_CONNECTED", operands, call.sizes, call.name, keepNumDims=x.rank > 2))
     found = weights_of(call)
     weight, source = found.weight, x.flattened
+    pixels = call.step is not None and _fits_an_image(x.sizes)
+    sizes = _as_image(x.sizes) if pixels else x.sizes
     if source is not None and not x.forms and same_memory(source) is None and source.preferred()[0] == 0:
         form = source.preferred()
-        sizes = [int(size) for size in source.sizes[1:]]
-        weight = weight.reshape(-1, *sizes).permute(form).reshape(weight.shape)
-        rows = reshape(w, read(w, source, form), x.sizes, f"{call.node.name}/rows")
+        axes = [int(size) for size in source.sizes[1:]]
+        weight = weight.reshape(-1, *axes).permute(form).reshape(weight.shape)
+        rows = read(w, source, form)
     else:
         rows = read(w, x)
+    rows = reshape(w, rows, sizes, f"{call.node.name}/rows")
+    if pixels:
+        return call.result(_pointwise(w, call, rows, found, weight))
     operands = [rows, *found.stored(w, weight.contiguous(), 0, call.node.name)]
     keep = len(call.sizes) > 2
     options: dict[str, Any] = {"keepNumDims": keep, "fusedActivationFunction": call.activation}
     made = w.op("FULLY_CONNECTED", operands, call.sizes, call.name, qparams=call.qparams, **options)
     return call.result(made)
+
+
+def _fits_an_image(sizes: Sequence[Size]) -> bool:
+    """Whether a Reshape gives [..., in] two spatial axes."""
+    return len(sizes) <= 4 and sum(isinstance(size, str) for size in sizes) <= 1
+
+
+def _as_image(sizes: Sequence[Size]) -> tuple[Size, ...]:
+    """[batch, ..., in] with two axes between."""
+    return (*sizes[:-1], *(1,) * (4 - len(sizes)), sizes[-1])
+
+
+def _pointwise(w: Writer, call: Call, pixels: Tensor, found: Weights, weight: torch.Tensor) -> Tensor:
+    """The product as a convolution of single pixels: runtimes before 2.17 (tflite-runtime) know no FULLY_CONNECTED
+    with a scale for each channel, and XNNPACK computes both by the same kernels."""
+    operands = [pixels, *found.stored(w, weight[:, None, None].contiguous(), 0, call.node.name)]
+    options: dict[str, Any] = dict.fromkeys(("strideH", "strideW", "dilationHFactor", "dilationWFactor"), 1)
+    options |= {"padding": VALID, "fusedActivationFunction": call.activation}
+    sizes = _as_image(call.sizes)
+    made = w.op("CONV_2D", operands, sizes, _inner(call, sizes), qparams=call.qparams, **options)
+    return reshape(w, made, call.sizes, call.name)
 
 
 def _is_computed(value: object) -> bool:

@@ -80,7 +80,8 @@ def test_the_float_artifact_has_one_transpose_too(tmp_path: Path) -> None:
 def test_a_linear_layer_reads_a_flattened_image_as_it_lies(tmp_path: Path) -> None:
     model = Net(lambda x: F.relu(x).flatten(1), nn.Linear(8 * 36, 5))
     found = written(compiled(model, IMAGE), tmp_path)
-    assert codes(found) == ["QUANTIZE", "TRANSPOSE", "CONV_2D", "RESHAPE", "FULLY_CONNECTED", "DEQUANTIZE"]
+    layers = ["CONV_2D", "RESHAPE", "CONV_2D", "RESHAPE"]  # the product is one of pixels
+    assert codes(found) == ["QUANTIZE", "TRANSPOSE", *layers, "DEQUANTIZE"]
     check_everywhere(model, [inputs(IMAGE), inputs((3, 8, 6, 6))], tmp_path, ["tflite"])
 
 
