@@ -166,7 +166,8 @@ EXECUTORCH = TargetSpec(
     bias="int32",
     ops={**_products(), **_elementwise(), **_pools(), **_views()},
     quantize=xnnpack.quantize,
-    isa=("vnni",),
+    isa=("avx2", "vnni"),
+    saturation={"avx2": None, "vnni": None, "neon": None},
     notes=(
         "A run takes 8 samples at most, other dynamic axes 512 elements: ExecuTorch plans memory for the largest.",
         "Convolution, linear, add, sub, mul and all that moves integers are exact; nothing saturates in 16 bits.",

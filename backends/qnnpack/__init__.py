@@ -18,7 +18,7 @@ backend = TorchScriptBackend(
         bias="int32",
         ops=rows(),
         quantize=quantize,
-        isa=("avx2", "vnni"),
+        isa=("avx2", "vnni", "neon"),
         notes=(
             "The lite interpreter has no optimizer: float ops between integer ones run one by one.",
             "Weights are packed on the first run, so that one takes longer.",

@@ -1,12 +1,14 @@
 """Runs the artifacts of bundles on processors that this machine has not, and compares integers with the simulator.
 
     tests/emulated/setup_arm64.sh DEST [--torch]
-    python tests/emulated/check.py BUNDLE... [--arm64 DEST] [--haswell] [--target TARGET]
+    python tests/emulated/check.py BUNDLE... [--arm64 DEST] [--haswell] [--tflite-runtime PYTHON] [--target TARGET]
 
 Without flags it runs on this processor alone. `--haswell` is x86-64 with AVX2 and without VNNI, in this Python
 under qemu-x86_64 (importing torch there takes a minute); `--arm64` is a Neoverse N1, in the Python that
-setup_arm64.sh made. Exit status 1 where a target that the manifest calls exact differs, or one does not run. What
-is compiled without `--isa avx2` may saturate on Haswell, and then differs.
+setup_arm64.sh made. `--tflite-runtime` is a Python that has tflite-runtime 2.14 in place of LiteRT, with numpy
+below 2 and safetensors: how far its older kernels are is shown and is no failure. Exit status 1 where a target that
+the manifest calls exact differs, or one does not run. What is compiled without `--isa avx2` may saturate on
+Haswell, and then differs.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 _REPLAY = Path(__file__).with_name("replay.py")
+OLD_RUNTIME = "tflite-runtime"
 
 
 def main() -> None:
@@ -31,14 +34,19 @@ def main() -> None:
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--arm64", type=Path, metavar="DEST", help="where setup_arm64.sh put its Python")
     parser.add_argument("--haswell", action="store_true")
+    parser.add_argument("--tflite-runtime", type=Path, metavar="PYTHON", help="of an environment that has it")
     parser.add_argument("--target", action="append", default=[], help="of each bundle; all unless given")
     args = parser.parse_args()
     table, failed = Table("bundle", "target", "processor", "difference", "values", "differing"), False
     for bundle in args.bundles:
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-        for cpu, python in processors(args.arm64, args.haswell).items():
-            for said in replayed(python, bundle, args.target):
-                exact = manifest["targets"][said["target"]]["parity"]["exact"]
+        runs = [(cpu, python, args.target) for cpu, python in processors(args.arm64, args.haswell).items()]
+        flatbuffers = [name for name in args.target or manifest["targets"] if _is_tflite(manifest, name)]
+        if args.tflite_runtime is not None and flatbuffers:
+            runs.append((OLD_RUNTIME, [str(args.tflite_runtime)], flatbuffers))
+        for cpu, python, targets in runs:
+            for said in replayed(python, bundle, targets):
+                exact = cpu != OLD_RUNTIME and manifest["targets"][said["target"]]["parity"]["exact"]
                 failed |= "error" in said or (exact and any(out.get("worst_lsb", 0) for out in said["outputs"]))
                 for cells in _cells(said):
                     table.add_row(bundle.name, said["target"], cpu, *cells)
@@ -60,6 +68,10 @@ def processors(arm64: Path | None, haswell: bool) -> dict[str, list[str]]:
             sys.exit(f"{python} is not there; tests/emulated/setup_arm64.sh {arm64} makes it")
         found["arm64"] = [str(python)]
     return found
+
+
+def _is_tflite(manifest: dict[str, Any], target: str) -> bool:
+    return str(manifest["targets"][target]["artifact"]).endswith(".tflite")
 
 
 def replayed(python: Sequence[str], bundle: Path, targets: Sequence[str]) -> list[dict[str, Any]]:

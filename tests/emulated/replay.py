@@ -87,7 +87,10 @@ def _load_onnx(path: Path) -> Run:
 
 
 def _load_tflite(path: Path) -> Run:
-    from ai_edge_litert.interpreter import Interpreter
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ModuleNotFoundError:
+        from tflite_runtime.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=1)
 

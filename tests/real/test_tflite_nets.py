@@ -1,4 +1,5 @@
-"""Real networks through LiteRT: every integer node is the simulator's, and so is the whole network."""
+"""Real networks through LiteRT, delegate on and off: every integer node is the simulator's, and so is the whole
+network."""
 
 from __future__ import annotations
 
@@ -22,6 +23,10 @@ def test_parity_is_exact(name: str, shared_data: Path, tmp_path: Path) -> None:
     checked = report.results["tflite"].checked
     assert [node for node in checked.nodes if node.worst] == []
     assert (checked.end_to_end.worst_lsb, checked.end_to_end.flips) == (0, 0)
+    own = report.results["tflite"].others["builtin"]
+    assert [node for node in own.nodes if node.worst] == []
+    assert own.worst is not None
+    assert (own.worst.worst_lsb, own.worst.flips) == (0, 0)
     assert report.results["tflite"].lowered.plan.floats == ()
     codes = [op.code for op in operators(tmp_path / "bundle" / "tflite" / "model.tflite")]
     assert codes.count("TRANSPOSE") == 1
