@@ -6,8 +6,8 @@
 Without flags it runs on this processor alone. `--haswell` is x86-64 with AVX2 and without VNNI, in this Python
 under qemu-x86_64 (importing torch there takes a minute); `--arm64` is a Neoverse N1, in the Python that
 setup_arm64.sh made. `--tflite-runtime` is a Python that has tflite-runtime 2.14 in place of LiteRT, with numpy
-below 2 and safetensors: how far its older kernels are is shown and is no failure. Exit status 1 where a target that
-the manifest calls exact differs, or one does not run. What is compiled without `--isa avx2` may saturate on
+below 2 and safetensors: how far its older kernels are is shown and is no failure. Exit status 1 where a target
+that the manifest calls exact differs, or one does not run. What is compiled without `--isa avx2` may saturate on
 Haswell, and then differs.
 """
 
