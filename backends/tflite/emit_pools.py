@@ -261,7 +261,7 @@ def _reduced_form(call: Call, x: Value, axes: Sequence[int], keep: bool) -> Form
     (`builtin.mean`): what it takes must not depend on the form that an operand comes in."""
     if call.qparams is None or x.rank != 4 or not keep:
         return x.preferred()
-    forms = {(2, 3): channels_last(4), (1, 2): natural(4)}
+    forms: dict[tuple[int, ...], Form] = {(2, 3): channels_last(4), (1, 2): natural(4)}
     return forms.get(tuple(sorted(axes)), x.preferred())
 
 

@@ -323,9 +323,10 @@ def _explain(job: _Job, backend: Backend, lowered: Lowered) -> None:
 def _discard(folder: Path, name: str) -> None:
     """Leave nothing of a target that failed."""
     shutil.rmtree(folder / name, ignore_errors=True)
-    others = [path.relative_to(folder) for path in (folder / "golden").glob(f"{name}.*.safetensors")]
-    for rest in (f"golden/{name}.safetensors", f"{LAYERS}/{name}.json", f"explain/{name}.json", *others):
+    for rest in (f"golden/{name}.safetensors", f"{LAYERS}/{name}.json", f"explain/{name}.json"):
         (folder / rest).unlink(missing_ok=True)
+    for other in (folder / "golden").glob(f"{name}.*.safetensors"):
+        other.unlink()
 
 
 def _emit(
