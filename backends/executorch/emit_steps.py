@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from ...compiler.ir.ops import aten, bound_args
+from ...compiler.ir.constants import constant
+from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, aten, bound_args
+from ...compiler.ir.qops import is_dequantize
 from ...compiler.ir.shapes import recorded_shape, tensor_meta
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import QParams, dequantize
@@ -31,6 +33,20 @@ _RESHAPES = frozenset(
         aten.unsqueeze.default,
     }
 )
+# What these leave lies as in memory as a delegate leaves it, so that views of it are views.
+_AS_COPIES = {
+    aten.view.default: aten.reshape.default,
+    aten.permute.default: aten.permute_copy.default,
+    aten.transpose.int: aten.transpose_copy.int,
+    aten.slice.Tensor: aten.slice_copy.Tensor,
+    aten.select.int: aten.select_copy.int,
+    aten.expand.default: aten.expand_copy.default,
+}
+_CONVOLUTIONS = CONV | CONV_TRANSPOSE
+_CONVOLUTIONS_1D = {
+    aten.conv1d.default: aten.conv2d.default,
+    aten.conv_transpose1d.default: aten.conv_transpose2d.input,
+}
 _WITH_NUMBER = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 
 
@@ -51,10 +67,11 @@ def integer_call(builder: Builder, step: IntegerStep) -> fx.Node:
         return _strided(builder, step)
     if target in _RESHAPES:
         sizes = reshaped_sizes(step.anchor)
-        return builder.quantize(builder.call(aten.view.default, builder.operand(step), sizes), step.out_qparams)
+        return builder.quantize(builder.call(aten.reshape.default, builder.operand(step), sizes), step.out_qparams)
     if target is aten.transpose.int:
         order = _transposed_order(step.anchor)
-        return builder.quantize(builder.call(aten.permute.default, builder.operand(step), order), step.out_qparams)
+        copied = builder.call(aten.permute_copy.default, builder.operand(step), order)
+        return builder.quantize(copied, step.out_qparams)
     return bounded(builder, step, builder.anchor_call(step))
 
 
@@ -63,7 +80,7 @@ def float_call(builder: Builder, node: fx.Node) -> fx.Node | None:
     if node.target in _RESHAPES and (sizes := reshaped_sizes(node)) is not None:
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        return builder.call(aten.view.default, builder.read(source), sizes)
+        return builder.call(aten.reshape.default, builder.read(source), sizes)
     if (sizes := _sizes_without_space(node)) is not None:  # XNNPACK's mean keeps the axes
         source = node.args[0]
         assert isinstance(source, fx.Node)
@@ -72,7 +89,38 @@ def float_call(builder: Builder, node: fx.Node) -> fx.Node | None:
     if node.target in _WITH_NUMBER and type(node.args[1]) is int and _is_float(node):
         # as an int64 constant it would be converted by a portable kernel
         return builder.call(node.target, builder.read(node.args[0]), float(node.args[1]))  # type: ignore[arg-type]
+    if node.target in _CONVOLUTIONS_1D and is_dequantize(node.args[0]):
+        return _as_image(builder, node)
     return None
+
+
+def _as_image(builder: Builder, node: fx.Node) -> fx.Node | None:
+    """A float convolution over one axis as one over two: of the former XNNPACK's compiler takes the input for int8
+    where that was dequantized. None where the weight is computed, which XNNPACK takes in neither form."""
+    args = bound_args(node)
+    if (weight := constant(builder.gm, args["weight"])) is None:
+        return None
+    source = builder.call(aten.unsqueeze.default, builder.read(args["input"]), -1)
+    bias = None if args["bias"] is None else builder.read(args["bias"])
+    settings = {name: value for name, value in args.items() if name not in ("input", "weight", "bias")}
+    added = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+    widened = [[*value, added[name]] if name in added else value for name, value in settings.items()]
+    operands = source, builder.store(weight.unsqueeze(-1)), bias
+    image = normal_form(builder.call(_CONVOLUTIONS_1D[node.target], *operands, *widened))  # type: ignore[index]
+    return builder.call(aten.squeeze.dim, image, -1)
+
+
+def normal_form(node: fx.Node) -> fx.Node:
+    """`node`, rewritten where it is a convolution, which ExecuTorch would decompose, or a view."""
+    node.target = _AS_COPIES.get(node.target, node.target)
+    if node.target in _CONVOLUTIONS:
+        args = bound_args(node)
+        transposed = node.target in CONV_TRANSPOSE
+        output_padding = args["output_padding"] if transposed else [0] * len(args["stride"])
+        geometry = args["stride"], args["padding"], args["dilation"], transposed, output_padding, args["groups"]
+        node.args, node.kwargs = (args["input"], args["weight"], args["bias"], *geometry), {}
+        node.target = aten.convolution.default
+    return node
 
 
 def _sizes_without_space(node: fx.Node) -> list[Any] | None:
@@ -132,7 +180,7 @@ def _tap(
     weight = builder.store(torch.full((shape[1], 1, 1, 1), value, dtype=torch.int8))
     added = None if bias is None else builder.store(torch.full((shape[1],), bias))
     operands = builder.operand(step), builder.dequantize(weight, qp), added
-    return builder.call(aten.conv2d.default, *operands, list(stride), [0, 0], [1, 1], shape[1])
+    return normal_form(builder.call(aten.conv2d.default, *operands, list(stride), [0, 0], [1, 1], shape[1]))
 
 
 def reshaped_sizes(node: fx.Node) -> list[Any] | None:

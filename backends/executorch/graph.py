@@ -97,7 +97,7 @@ class Builder:
         written = emit_steps.float_call(self, node)
         if written is None:
             args, kwargs = fx.map_arg((node.args, node.kwargs), self.read)
-            written = self.made.graph.call_function(_whatever_strides(node.target), args, kwargs)
+            written = emit_steps.normal_form(self.made.graph.call_function(node.target, args, kwargs))
         self.values[node.name] = written
 
     def integer_step(self, step: IntegerStep) -> None:
@@ -126,7 +126,7 @@ class Builder:
             return self.operand(step, next(found)) if is_dequantize(node) else self.read(node)
 
         mapped, kwargs = fx.map_arg((tuple(args), anchor.kwargs), map_one)
-        return self.made.graph.call_function(_whatever_strides(anchor.target), mapped, kwargs)
+        return emit_steps.normal_form(self.made.graph.call_function(anchor.target, mapped, kwargs))
 
     def _weight(self, step: IntegerStep) -> fx.Node:
         assert step.weight is not None
@@ -162,11 +162,6 @@ class Builder:
         self.made.graph.lint()
         self.made.recompile()
         return self.made
-
-
-def _whatever_strides(target: Any) -> Any:
-    """A view of what lies otherwise in memory is a copy: torch.export decides."""
-    return aten.reshape.default if target is aten.view.default else target
 
 
 def _per_tensor(qp: QParams) -> tuple[float, int, int, int, torch.dtype]:

@@ -16,6 +16,7 @@ from ...compiler.ir.nodes import placeholders
 from . import libraries
 from .delegation import explain, recording
 from .partition import partitioner
+from .xnn_compiler import for_the_runtime
 
 # The most samples that one run takes, and the largest size of any other dynamic axis: ExecuTorch plans memory for
 # the largest.
@@ -35,6 +36,7 @@ def pte_bytes(graph: fx.GraphModule) -> bytes:
     config = exir.EdgeCompileConfig(_check_ir_validity=False)
     with libraries.expected_warnings(), recording() as reasons:
         edge = _lowered(graph, exir, config)
+    for_the_runtime(edge.exported_program())
     left = explain(edge.exported_program().graph, reasons)
     if left.refused:
         raise UnsupportedOpsError("executorch", left.refused)

@@ -1,14 +1,21 @@
 """ExecuTorch's XNNPACK partitioner, told of more that XNNPACK and ExecuTorch's serializer for it take.
 
 Its stock configurations leave some integer ops in float that the delegate runs on int8: sums and products whose
-activation is a hardtanh, zero padding, elementwise functions (a table of 256 entries).
+activation is a hardtanh, zero padding, elementwise functions (a table of 256 entries). And they take a PReLU of
+anything, on which XNNPACK's compiler fails unless it is an image.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import fx
+from torch.export import ExportedProgram
+
 from . import libraries
+from .xnn_compiler import compiler
 
 _XNNPACK = "executorch.backends.xnnpack.partition"
 _FUSED = ("AddConfig", "SubConfig", "MulConfig")
@@ -23,11 +30,56 @@ _INTEGER_TOO = (
 
 
 def partitioner() -> Any:
-    """A partitioner with the widened configurations in the place of the stock ones."""
+    """A partitioner with the changed configurations in the place of the stock ones."""
     stock = libraries.load(f"{_XNNPACK}.config").ALL_PARTITIONER_CONFIGS
-    widened = dict.fromkeys(_FUSED, _fusing) | dict.fromkeys(_INTEGER_TOO, _integer_too)
-    configs = [widened[config.__name__](config) if config.__name__ in widened else config for config in stock]
-    return libraries.load(f"{_XNNPACK}.xnnpack_partitioner").XnnpackPartitioner(configs)
+    changed = dict.fromkeys(_FUSED, _fusing) | dict.fromkeys(_INTEGER_TOO, _integer_too) | {"PreluConfig": _images}
+    configs = [changed[config.__name__](config) if config.__name__ in changed else config for config in stock]
+    found = _decomposing_once(libraries.load(f"{_XNNPACK}.xnnpack_partitioner").XnnpackPartitioner)(configs)
+    found.delegation_spec = libraries.load("executorch.exir.backend.partitioner").DelegationSpec(
+        compiler().__name__, []
+    )
+    return found
+
+
+def _decomposing_once(base: Any) -> Any:
+    """`base`, naming the ops to keep once for all nodes: to heed an answer for each node, ExecuTorch decomposes a
+    program three times, else once or twice."""
+
+    class DecomposingOnce(base):
+        def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[Any], Callable[[fx.Node], bool] | None]:
+            kept, takes = super().ops_to_not_decompose(ep)
+            nodes = [node for node in ep.graph.nodes if _aten(node) in kept]
+            refused = {_aten(node) for node in nodes if not takes(node)}
+            if any(_aten(node) in refused and takes(node) for node in nodes):
+                return kept, takes  # one op, kept here and decomposed there
+            return _others(kept, refused), None
+
+    return DecomposingOnce
+
+
+def _aten(node: fx.Node) -> Any:
+    """The aten op of a node, also of one in ExecuTorch's edge dialect."""
+    return getattr(node.target, "_op", node.target)
+
+
+def _others(ops: Sequence[Any], left_out: set[Any]) -> list[Any]:
+    return [op for op in ops if op not in left_out]
+
+
+def _images(base: Any) -> Any:
+    """`base`, taking values of four axes only."""
+
+    class Images(base):
+        def check_constraints(self, node: fx.Node, ep: ExportedProgram) -> bool:
+            if node.meta["val"].ndim != 4:
+                why = libraries.load("executorch.exir.backend.utils").WhyNoPartition(
+                    logging.getLogger(base.__module__)
+                )
+                why(node, "XNNPACK takes images only")
+                return False
+            return bool(super().check_constraints(node, ep))
+
+    return Images
 
 
 def _fusing(base: Any) -> Any:
