@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from fxedge.backends import registry
 from fxedge.backends.base import Backend
 from fxedge.compiler.ir.capture import capture
-from fxedge.compiler.ir.errors import UnsupportedOpsError
 from fxedge.compiler.ir.passes import evaluate, flatten_tensors, relative_error
 from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.lower import Lowered, lower, plan_targets, prepare
@@ -32,14 +31,12 @@ def check_everywhere(
     folder: Path,
     targets: Sequence[str] | None = None,
     dynamic_axes: tuple[int, ...] = (0,),
-    may_refuse: Collection[str] = (),
 ) -> Noise:
     """Compile `model` on `batches` (the first is the example) and run every batch on every target.
 
     Asserts that the captured and the rewritten graph equal the model, that no pass was rolled back, that every
     integer node is within its tolerance, that outputs which promise 0 LSB keep it, that the float artifact
     equals the model, that all that was planned as int8 runs as int8, and that artifacts are reproducible.
-    Targets of `may_refuse` may say that they cannot lower the model, and are left out then.
 
     Returns:
         For each target the root mean square of (int8 - float) over that of float less its mean, the largest
@@ -62,12 +59,8 @@ def check_everywhere(
         name = backend.spec.name
         lowered = lower(prepared, backend.spec, plans[name], stats, options)
         assert [result.rolled_back for result in lowered.passes.values()] == [None] * len(lowered.passes)
-        try:
-            _check_float(backend, prepared.gm, batches, expected, folder)
-            noise[name] = _check_target(backend, lowered, batches, expected, folder)
-        except UnsupportedOpsError:
-            if name not in may_refuse:
-                raise
+        _check_float(backend, prepared.gm, batches, expected, folder)
+        noise[name] = _check_target(backend, lowered, batches, expected, folder)
     return noise
 
 

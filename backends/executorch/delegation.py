@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 from torch._ops import OpOverload
 
-from ...compiler.ir.ops import op_name
+from ...compiler.ir.ops import aten, op_name
 from . import libraries
 
 _CONFIGS = "executorch.backends.xnnpack.partition.config"
@@ -79,6 +79,8 @@ def explain(graph: fx.Graph, reasons: Mapping[str, str]) -> Delegation:
             left.append(f"portable {node.name} ({op_name(op)}): {reasons.get(node.name, _no_config(node))}")
             if not kernels.has(op):
                 refused.append((node.name, op_name(op), "neither XNNPACK nor a portable kernel takes it"))
+            elif op is aten.convolution.default and node.meta["val"].ndim > 4:
+                refused.append((node.name, op_name(op), "the portable kernel convolves over one or two axes only"))
     return Delegation(delegates, tuple(left), tuple(refused))
 
 

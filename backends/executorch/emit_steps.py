@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from ...compiler.ir.constants import constant
 from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, aten, bound_args
-from ...compiler.ir.qops import is_dequantize
 from ...compiler.ir.shapes import recorded_shape, tensor_meta
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import QParams, dequantize
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 _NO_OPS = frozenset({aten.contiguous.default})
 SPATIAL_MEANS = frozenset({aten.mean.dim, aten.adaptive_avg_pool2d.default})
-_RESHAPES = frozenset(
+RESHAPES = frozenset(
     {
         aten.view.default,
         aten.reshape.default,
@@ -43,11 +41,6 @@ _AS_COPIES = {
     aten.expand.default: aten.expand_copy.default,
 }
 _CONVOLUTIONS = CONV | CONV_TRANSPOSE
-_CONVOLUTIONS_1D = {
-    aten.conv1d.default: aten.conv2d.default,
-    aten.conv_transpose1d.default: aten.conv_transpose2d.input,
-}
-_WITH_NUMBER = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 
 
 def integer_call(builder: Builder, step: IntegerStep) -> fx.Node:
@@ -65,7 +58,7 @@ def integer_call(builder: Builder, step: IntegerStep) -> fx.Node:
         return bounded(builder, step, _tap(builder, step, 127, SIXTH, bias=0.5))
     if target is aten.slice.Tensor and is_strided(step.anchor):
         return _strided(builder, step)
-    if target in _RESHAPES:
+    if target in RESHAPES:
         sizes = reshaped_sizes(step.anchor)
         return builder.quantize(builder.call(aten.reshape.default, builder.operand(step), sizes), step.out_qparams)
     if target is aten.transpose.int:
@@ -73,41 +66,6 @@ def integer_call(builder: Builder, step: IntegerStep) -> fx.Node:
         copied = builder.call(aten.permute_copy.default, builder.operand(step), order)
         return builder.quantize(copied, step.out_qparams)
     return bounded(builder, step, builder.anchor_call(step))
-
-
-def float_call(builder: Builder, node: fx.Node) -> fx.Node | None:
-    """A float op in the form that XNNPACK or a portable kernel takes; None for aten's own."""
-    if node.target in _RESHAPES and (sizes := reshaped_sizes(node)) is not None:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        return builder.call(aten.reshape.default, builder.read(source), sizes)
-    if (sizes := _sizes_without_space(node)) is not None:  # XNNPACK's mean keeps the axes
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        mean = builder.call(aten.mean.dim, builder.read(source), [2, 3], True)
-        return builder.call(aten.view.default, mean, sizes)
-    if node.target in _WITH_NUMBER and type(node.args[1]) is int and _is_float(node):
-        # as an int64 constant it would be converted by a portable kernel
-        return builder.call(node.target, builder.read(node.args[0]), float(node.args[1]))  # type: ignore[arg-type]
-    if node.target in _CONVOLUTIONS_1D and is_dequantize(node.args[0]):
-        return _as_image(builder, node)
-    return None
-
-
-def _as_image(builder: Builder, node: fx.Node) -> fx.Node | None:
-    """A float convolution over one axis as one over two: of the former XNNPACK's compiler takes the input for int8
-    where that was dequantized. None where the weight is computed, which XNNPACK takes in neither form."""
-    args = bound_args(node)
-    if (weight := constant(builder.gm, args["weight"])) is None:
-        return None
-    source = builder.call(aten.unsqueeze.default, builder.read(args["input"]), -1)
-    bias = None if args["bias"] is None else builder.read(args["bias"])
-    settings = {name: value for name, value in args.items() if name not in ("input", "weight", "bias")}
-    added = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
-    widened = [[*value, added[name]] if name in added else value for name, value in settings.items()]
-    operands = source, builder.store(weight.unsqueeze(-1)), bias
-    image = normal_form(builder.call(_CONVOLUTIONS_1D[node.target], *operands, *widened))  # type: ignore[index]
-    return builder.call(aten.squeeze.dim, image, -1)
 
 
 def normal_form(node: fx.Node) -> fx.Node:
@@ -121,21 +79,6 @@ def normal_form(node: fx.Node) -> fx.Node:
         node.args, node.kwargs = (args["input"], args["weight"], args["bias"], *geometry), {}
         node.target = aten.convolution.default
     return node
-
-
-def _sizes_without_space(node: fx.Node) -> list[Any] | None:
-    """The sizes of a mean over height and width that keeps neither; None for any other node."""
-    if node.target is not aten.mean.dim:
-        return None
-    args, shape = bound_args(node), recorded_shape(node.args[0])
-    if shape is None or len(shape) != 4 or args["keepdim"] or args["dtype"] is not None:
-        return None
-    return reshaped_sizes(node) if sorted(axis % 4 for axis in args["dim"] or ()) == [2, 3] else None
-
-
-def _is_float(node: fx.Node) -> bool:
-    meta = tensor_meta(node)
-    return meta is not None and meta.dtype is torch.float32 and isinstance(node.args[0], fx.Node)
 
 
 def bounded(builder: Builder, step: IntegerStep, value: fx.Node) -> fx.Node:

@@ -3,7 +3,8 @@
 An integer step becomes `dequantize -> op [-> relu or hardtanh] -> quantize`; every reader has a dequantize node of
 its own, because a shared one would tie ops together that the partitioner takes one by one. Weights stand behind a
 dequantize node, biases are float32 constants (XNNPACK's serializer makes int32 of them, see `arithmetic`). A bound
-that the output's integers give already leaves no trace. `emit_steps` holds the ops whose form differs from aten's.
+that the output's integers give already leaves no trace. `emit_steps` and `float_forms` hold the ops whose form
+differs from aten's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ...compiler.ir.qops import DQ, DQC, Q, is_dequantize
 from ...compiler.quant.program import DequantizeStep, FloatStep, IntegerStep, Program, QuantizeStep
 from ...compiler.quant.qnodes import read_qparams
 from ...compiler.quant.qparams import QParams, dequantize
-from . import emit_steps
+from . import emit_steps, float_forms
 from .arithmetic import float_bias
 
 
@@ -94,7 +95,7 @@ class Builder:
     def float_step(self, node: fx.Node) -> None:
         if is_dequantize(node):
             return
-        written = emit_steps.float_call(self, node)
+        written = float_forms.float_call(self, node)
         if written is None:
             args, kwargs = fx.map_arg((node.args, node.kwargs), self.read)
             written = emit_steps.normal_form(self.made.graph.call_function(node.target, args, kwargs))

@@ -21,17 +21,33 @@ class ExecutorchRunner:
     method: Any
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Outputs in order, exposed integers after them."""
+        """Outputs in order, exposed integers after them. More samples than one run takes go through several.
+
+        Raises:
+            ValueError: an axis is longer than the program takes, or outputs of several runs do not join.
+        """
         tensors = [torch.from_numpy(np.ascontiguousarray(value)) for value in inputs]
-        most = self.method.metadata.input_tensor_meta(0).sizes()[0]
+        most = self._most(0)[0]
         count = len(tensors[0])
         if count <= most or any(len(tensor) != count for tensor in tensors):
             return self._once(tensors)
         parts = [self._part(tensors, start, most) for start in range(0, count, most)]
         return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
+    def _most(self, index: int) -> Sequence[int]:
+        """The sizes that an input may have at most."""
+        sizes: Sequence[int] = self.method.metadata.input_tensor_meta(index).sizes()
+        return sizes
+
     def _once(self, tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
         """Copies: the next run writes into the same memory."""
+        for index, tensor in enumerate(tensors):
+            for axis, (size, most) in enumerate(zip(tensor.shape, self._most(index), strict=False)):
+                if size > most:
+                    raise ValueError(
+                        f"input {index} has shape {list(tensor.shape)}; this program takes at most {most} on axis "
+                        f"{axis}: ExecuTorch plans the memory of a program for the largest sizes that it will see"
+                    )
         return [output.numpy().copy() for output in self.method.execute(tensors)]
 
     def _part(self, tensors: Sequence[torch.Tensor], start: int, count: int) -> list[np.ndarray]:

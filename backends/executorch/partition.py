@@ -1,8 +1,8 @@
 """ExecuTorch's XNNPACK partitioner, told of more that XNNPACK and ExecuTorch's serializer for it take.
 
 Its stock configurations leave some integer ops in float that the delegate runs on int8: sums and products whose
-activation is a hardtanh, zero padding, elementwise functions (a table of 256 entries). And they take a PReLU of
-anything, on which XNNPACK's compiler fails unless it is an image.
+activation is a hardtanh, zero padding, elementwise functions (a table of 256 entries). And they take a PReLU and
+a maximum of anything, on which XNNPACK's compiler fails (`_TAKEN`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import fx
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from . import libraries
@@ -32,7 +33,11 @@ _INTEGER_TOO = (
 def partitioner() -> Any:
     """A partitioner with the changed configurations in the place of the stock ones."""
     stock = libraries.load(f"{_XNNPACK}.config").ALL_PARTITIONER_CONFIGS
-    changed = dict.fromkeys(_FUSED, _fusing) | dict.fromkeys(_INTEGER_TOO, _integer_too) | {"PreluConfig": _images}
+    changed = (
+        dict.fromkeys(_FUSED, _fusing)
+        | dict.fromkeys(_INTEGER_TOO, _integer_too)
+        | dict.fromkeys(_TAKEN, _limited)
+    )
     configs = [changed[config.__name__](config) if config.__name__ in changed else config for config in stock]
     found = _decomposing_once(libraries.load(f"{_XNNPACK}.xnnpack_partitioner").XnnpackPartitioner)(configs)
     found.delegation_spec = libraries.load("executorch.exir.backend.partitioner").DelegationSpec(
@@ -59,27 +64,41 @@ def _decomposing_once(base: Any) -> Any:
 
 def _aten(node: fx.Node) -> Any:
     """The aten op of a node, also of one in ExecuTorch's edge dialect."""
-    return getattr(node.target, "_op", node.target)
+    return node.target if isinstance(node.target, OpOverload) else getattr(node.target, "_op", None)
 
 
 def _others(ops: Sequence[Any], left_out: set[Any]) -> list[Any]:
     return [op for op in ops if op not in left_out]
 
 
-def _images(base: Any) -> Any:
-    """`base`, taking values of four axes only."""
+def _is_image(node: fx.Node) -> bool:
+    return bool(node.meta["val"].ndim == 4)
 
-    class Images(base):
+
+def _is_of_rows_or_columns(node: fx.Node) -> bool:
+    return len(node.args) == 3 and node.args[1] in (2, 3) and node.args[2] is True
+
+
+# Configuration -> what XNNPACK's compiler takes of its nodes, and what to say of the others.
+_TAKEN = {
+    "PreluConfig": (_is_image, "XNNPACK takes images only"),
+    "MaxDimConfig": (_is_of_rows_or_columns, "XNNPACK takes axes 2 and 3 only, and keeps them"),
+}
+
+
+def _limited(base: Any) -> Any:
+    """`base`, taking what `_TAKEN` says."""
+    takes, reason = _TAKEN[base.__name__]
+    why = libraries.load("executorch.exir.backend.utils").WhyNoPartition(logging.getLogger(base.__module__))
+
+    class Limited(base):
         def check_constraints(self, node: fx.Node, ep: ExportedProgram) -> bool:
-            if node.meta["val"].ndim != 4:
-                why = libraries.load("executorch.exir.backend.utils").WhyNoPartition(
-                    logging.getLogger(base.__module__)
-                )
-                why(node, "XNNPACK takes images only")
+            if not takes(node):
+                why(node, reason)
                 return False
             return bool(super().check_constraints(node, ep))
 
-    return Images
+    return Limited
 
 
 def _fusing(base: Any) -> Any:

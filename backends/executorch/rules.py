@@ -169,7 +169,8 @@ EXECUTORCH = TargetSpec(
     isa=("avx2", "vnni"),
     saturation={"avx2": None, "vnni": None, "neon": None},
     notes=(
-        "A run takes 8 samples at most, other dynamic axes 512 elements: ExecuTorch plans memory for the largest.",
+        "A run takes 8 samples at most, other dynamic axes 512 elements: ExecuTorch plans memory for the largest. "
+        "fxedge runs more samples in several goes.",
         "Convolution, linear, add, sub, mul and all that moves integers are exact; nothing saturates in 16 bits.",
     ),
 )

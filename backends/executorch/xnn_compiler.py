@@ -23,7 +23,7 @@ _SERIALIZE_ONLY = "dqlinear_partitioner"
 
 _CONVOLUTION_1D = "aten.convolution.default 1d"
 # Pass -> the ops that it rewrites. A pass that is not here always runs.
-_REWRITES: Mapping[str, frozenset[str]] = {
+REWRITES: Mapping[str, frozenset[str]] = {
     "XNNPACKRemoveCloneOpsTransform": frozenset({"aten.clone.default", "dim_order_ops._clone_dim_order.default"}),
     "DimOrderOpsRevertPass": frozenset(
         {
@@ -55,7 +55,7 @@ _REWRITES: Mapping[str, frozenset[str]] = {
 def pass_names(ops: Iterable[str], every_pass: Iterable[str]) -> list[str]:
     """Which of `every_pass`, in order, may change a graph of `ops` (`aten.relu.default`)."""
     found = frozenset(ops)
-    return [name for name in every_pass if name not in _REWRITES or _REWRITES[name] & found]
+    return [name for name in every_pass if name not in REWRITES or REWRITES[name] & found]
 
 
 @cache  # ExecuTorch finds it among the subclasses of BackendDetails, which are forgotten when nobody holds them

@@ -12,8 +12,6 @@ from random_nets import RandomNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# ExecuTorch's own passes fail on some graphs; the backend says so.
-MAY_REFUSE = {"executorch"}
 TARGETS = {name for name in registry.names() if registry.get(name).missing() is None}
 
 # Seed -> number of ops. Longer runs, with other seeds, are started by hand.
@@ -26,8 +24,8 @@ LARGEST_NOISE = 0.5
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_net_is_the_same_everywhere(seed: int, tmp_path: Path) -> None:
     net = RandomNet(seed, SEEDS[seed])
-    noise = check_everywhere(net, [net.examples(batch) for batch in (2, 3, 5)], tmp_path, may_refuse=MAY_REFUSE)
-    assert TARGETS - MAY_REFUSE <= noise.keys() <= TARGETS
+    noise = check_everywhere(net, [net.examples(batch) for batch in (2, 3, 5)], tmp_path)
+    assert noise.keys() == TARGETS
     assert max(noise.values()) < LARGEST_NOISE, "\n".join([str(noise), *net.text])
 
 
@@ -64,16 +62,14 @@ def _tokens(*shapes: tuple[int, int]) -> list[tuple[Tensor, ...]]:
 @pytest.mark.parametrize("block", [Decoder, Masked])
 def test_attention_takes_any_batch(block: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    noise = check_everywhere(block(), _tokens((2, 6), (3, 6), (5, 6)), tmp_path, may_refuse=MAY_REFUSE)
-    assert TARGETS - MAY_REFUSE <= noise.keys() <= TARGETS
+    noise = check_everywhere(block(), _tokens((2, 6), (3, 6), (5, 6)), tmp_path)
+    assert noise.keys() == TARGETS
     assert max(noise.values()) < 0.1
 
 
 def test_an_encoder_takes_any_batch_and_length(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
-    noise = check_everywhere(
-        layer, _tokens((2, 6), (3, 4), (5, 1)), tmp_path, dynamic_axes=(0, 1), may_refuse=MAY_REFUSE
-    )
-    assert TARGETS - MAY_REFUSE <= noise.keys() <= TARGETS
+    noise = check_everywhere(layer, _tokens((2, 6), (3, 4), (5, 1)), tmp_path, dynamic_axes=(0, 1))
+    assert noise.keys() == TARGETS
     assert max(noise.values()) < 0.1

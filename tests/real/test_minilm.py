@@ -1,4 +1,4 @@
-"""A BERT encoder on integers: what int8 loses without and with SmoothActivations, in onnxruntime and torch."""
+"""A BERT encoder on integers: what int8 loses without and with SmoothActivations; any length under ExecuTorch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fxedge import CompileOptions
+from fxedge import CompileOptions, compile_model, from_arrays
 from fxedge.backends import registry
 from fxedge.compiler.ir.passes import PassContext, run_passes
 from fxedge.compiler.ir.shapes import annotate
@@ -57,3 +57,20 @@ def test_smoothing_a_bert_encoder(target: str, calibration: list[tuple[Tensor, T
     assert _off(smooth, wanted) < 0.15
     assert _off(smooth, wanted) < 0.5 * _off(plain, wanted)
     assert abs(spearman(smooth) - spearman(wanted)) < 0.01
+
+
+@pytest.mark.skipif(registry.get("executorch").missing() is not None, reason="executorch is not installed")
+def test_sentences_of_any_length_under_executorch(
+    calibration: list[tuple[Tensor, Tensor]], tmp_path: Path
+) -> None:
+    model, bundle = minilm(), tmp_path / "bundle"
+    with torch.no_grad():
+        wanted = embeddings(lambda ids, mask: model(ids, mask).numpy(), PAIRS)
+    data = from_arrays(calibration, input_names=("ids", "mask"))
+    report = compile_model(model, data, ["executorch"], bundle, options=OPTIONS)
+    assert report.manifest is not None
+    entry = report.manifest.targets["executorch"]
+    assert "XNNPACK delegate" in " ".join(entry.notes)
+    runner = registry.get("executorch").load(bundle / entry.artifact)
+    found = embeddings(lambda ids, mask: runner.run([ids.numpy(), mask.numpy()])[0], PAIRS)
+    assert abs(spearman(found) - spearman(wanted)) < 0.01

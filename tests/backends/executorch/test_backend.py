@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from differential import check_everywhere
 from fxedge.backends.base import Describes
 from fxedge.backends.executorch import backend
-from fxedge.backends.executorch.lower import MOST_SAMPLES
+from fxedge.backends.executorch.lower import LONGEST, MOST_SAMPLES
 from fxedge.compiler.ir.errors import UnsupportedOpsError
 from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.lower import lower, plan_targets, prepare
@@ -80,6 +82,51 @@ def test_outputs_of_several_runs_are_joined_along_the_batch_only(tmp_path: Path)
         "this program takes at most 8 samples at a time, and its outputs of several runs cannot be joined: one "
         "has shape [3, 8], whose first axis is not the batch"
     )
+
+
+class Tokens(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() * 2
+
+
+@installed
+def test_an_axis_longer_than_the_program_takes(tmp_path: Path) -> None:
+    path, x = tmp_path / "float.pte", torch.randn(2, LONGEST + 1, 3)
+    options = dataclasses.replace(OPTIONS, dynamic_axes=(0, 1))
+    backend.emit_float(prepare(Tokens(), (x[:, :7],), options).gm, path)
+    runner = backend.load(path)
+    (found,) = runner.run([x[:, :LONGEST].numpy()])
+    np.testing.assert_array_equal(found, Tokens()(x[:, :LONGEST]).numpy())
+    with pytest.raises(ValueError, match="at most 512 on axis 1") as caught:
+        runner.run([x.numpy()])
+    assert str(caught.value) == (
+        "input 0 has shape [2, 513, 3]; this program takes at most 512 on axis 1: ExecuTorch plans the memory of "
+        "a program for the largest sizes that it will see"
+    )
+
+
+class Awkward(nn.Module):
+    """Ops that ExecuTorch's passes fail on, or that have no kernel, in the form that they are written in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.line = nn.ConvTranspose1d(4, 4, 3, stride=2)
+        self.volume = nn.Conv3d(2, 3, (2, 3, 3), stride=(2, 1, 1), padding=(1, 0, 1), dilation=(2, 1, 1))
+        self.slope = nn.PReLU(4)
+
+    def forward(self, x: Tensor, volume: Tensor) -> tuple[Tensor, ...]:
+        pooled = nn.functional.max_pool3d(volume, (3, 2, 2), (2, 1, 2), (1, 0, 1), ceil_mode=True)
+        line = self.line(self.first(x))
+        turned = x.view(-1, 2, 2, 6).transpose(1, 2).reshape(-1, 4, 6)
+        return line, self.slope(x), x.max(1).values, turned + self.first(x), self.volume(volume), pooled
+
+
+@installed
+def test_ops_in_forms_that_executorch_takes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    batches = [(torch.randn(n, 4, 6), torch.randn(n, 2, 5, 6, 7)) for n in (2, 5)]
+    assert check_everywhere(Awkward(), batches, tmp_path, ["executorch"])["executorch"] < 0.1
 
 
 class Special(nn.Module):
