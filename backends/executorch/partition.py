@@ -1,8 +1,8 @@
 """ExecuTorch's XNNPACK partitioner, told of more that XNNPACK and ExecuTorch's serializer for it take.
 
 Its stock configurations leave some integer ops in float that the delegate runs on int8: sums and products whose
-activation is a hardtanh, zero padding, elementwise functions (a table of 256 entries). And they take a PReLU and
-a maximum of anything, on which XNNPACK's compiler fails (`_TAKEN`).
+activation is a hardtanh, zero padding, elementwise functions (a table of 256 entries). And they take some
+ops on which XNNPACK's compiler then fails (`_TAKEN`).
 """
 
 from __future__ import annotations
@@ -79,9 +79,21 @@ def _is_of_rows_or_columns(node: fx.Node) -> bool:
     return len(node.args) == 3 and node.args[1] in (2, 3) and node.args[2] is True
 
 
+def _one_symbol(node: fx.Node) -> bool:
+    return sum(not isinstance(size, int) for size in node.meta["val"].shape) <= 1
+
+
+def _reshapes_one_symbol(node: fx.Node) -> bool:
+    """A convolution over one axis is reshaped into one over two."""
+    return _is_image(node) or _one_symbol(node)
+
+
+_SYMBOLS = "XNNPACK reshapes values with one symbolic size only"
 # Configuration -> what XNNPACK's compiler takes of its nodes, and what to say of the others.
 _TAKEN = {
     "PreluConfig": (_is_image, "XNNPACK takes images only"),
+    "UnsqueezeCopyConfig": (_one_symbol, _SYMBOLS),
+    "ConvolutionConfig": (_reshapes_one_symbol, _SYMBOLS),
     "MaxDimConfig": (_is_of_rows_or_columns, "XNNPACK takes axes 2 and 3 only, and keeps them"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,13 @@ def _one_symbol(node: fx.Node) -> str | None:
     return None if reshaped_sizes(node) is not None else "more than one size is symbolic"
 
 
+def _one_dynamic(node: fx.Node) -> str | None:
+    """A convolution over one axis is reshaped into one over two, with one symbolic size at most."""
+    shape = recorded_shape(node)
+    symbols = 0 if shape is None else sum(not isinstance(size, int) for size in shape)
+    return None if symbols <= 1 else "more than one size is symbolic"
+
+
 def _grows(node: fx.Node) -> str | None:
     args = bound_args(node)
     if args.get("mode", "constant") != "constant":
@@ -100,7 +108,7 @@ def _products() -> dict[OpOverload, OpRule]:
     convolution = OpRule(arithmetic.layers.conv, fuses=_CLAMPS, check=batched)
     transposed = OpRule(arithmetic.layers.conv_transpose, fuses=_CLAMPS, weight=_WEIGHT_PER_TENSOR, check=batched)
     return {
-        aten.conv1d.default: convolution,
+        aten.conv1d.default: dataclasses.replace(convolution, check=all_of(batched, _one_dynamic)),
         aten.conv2d.default: convolution,
         aten.conv_transpose2d.input: transposed,
         aten.linear.default: OpRule(arithmetic.layers.linear, fuses=_CLAMPS, check=matrix),

@@ -85,18 +85,25 @@ def test_outputs_of_several_runs_are_joined_along_the_batch_only(tmp_path: Path)
 
 
 class Tokens(nn.Module):
+    """Of any number: XNNPACK's reshapes, which a convolution over one axis needs too, take one symbolic size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Conv1d(3, 3, 3, padding=1)
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.relu() * 2
+        return self.line(x.transpose(1, 2)).transpose(1, 2) + x.sum(2)[:, :, None]
 
 
 @installed
 def test_an_axis_longer_than_the_program_takes(tmp_path: Path) -> None:
-    path, x = tmp_path / "float.pte", torch.randn(2, LONGEST + 1, 3)
+    path, x, model = tmp_path / "float.pte", torch.randn(2, LONGEST + 1, 3), Tokens().eval()
     options = dataclasses.replace(OPTIONS, dynamic_axes=(0, 1))
-    backend.emit_float(prepare(Tokens(), (x[:, :7],), options).gm, path)
+    backend.emit_float(prepare(model, (x[:, :7],), options).gm, path)
     runner = backend.load(path)
     (found,) = runner.run([x[:, :LONGEST].numpy()])
-    np.testing.assert_array_equal(found, Tokens()(x[:, :LONGEST]).numpy())
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(x[:, :LONGEST]).numpy(), atol=1e-5)
     with pytest.raises(ValueError, match="at most 512 on axis 1") as caught:
         runner.run([x.numpy()])
     assert str(caught.value) == (
