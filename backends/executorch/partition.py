@@ -93,6 +93,7 @@ _SYMBOLS = "XNNPACK reshapes values with one symbolic size only"
 _TAKEN = {
     "PreluConfig": (_is_image, "XNNPACK takes images only"),
     "UnsqueezeCopyConfig": (_one_symbol, _SYMBOLS),
+    "ViewCopyConfig": (_one_symbol, _SYMBOLS),  # of which the stock one says "invalid dtype"
     "ConvolutionConfig": (_reshapes_one_symbol, _SYMBOLS),
     "MaxDimConfig": (_is_of_rows_or_columns, "XNNPACK takes axes 2 and 3 only, and keeps them"),
 }
