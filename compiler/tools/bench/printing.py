@@ -50,7 +50,7 @@ def _print_bundle(console: Console, bundle: str, entries: list[ResultEntry]) -> 
         "p99 ms",
         "samples/s",
         "size",
-        "memory",
+        "memory MB",
         "load ms",
     )
     table = make_table(*columns, "cold start s", *(("mJ/sample",) if energy else ()))
@@ -79,8 +79,8 @@ def _cells(entry: ResultEntry) -> tuple[str, ...]:
 
 
 def _memory(entry: ResultEntry) -> str:
-    """`412.1 MB (+80.2 MB)`: the peak, and what of it came after the process was ready to load."""
+    """`412.1 (+80.2)`: the peak, and what of it came after the process was ready to load."""
     if entry.memory_peak is None:
         return "-"
-    added = "" if entry.memory_before is None else f" (+{size_text(entry.memory_peak - entry.memory_before)})"
-    return size_text(entry.memory_peak) + added
+    added = "" if entry.memory_before is None else f" (+{(entry.memory_peak - entry.memory_before) / 1e6:.1f})"
+    return f"{entry.memory_peak / 1e6:.1f}{added}"

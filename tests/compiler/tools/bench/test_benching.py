@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from fxedge.compiler.pipeline.bundle import file_entry
+from fxedge.compiler.tools.bench import benching
+from fxedge.compiler.tools.bench.energy import EnergyMeter
 from fxedge.compiler.tools.bench.record import BenchRecord
 from small_compile import leftovers, patch_missing
 
@@ -48,6 +50,20 @@ def test_threads_and_json_on_stdout(fxedge: Callable, bundle: Path):
     found = BenchRecord.model_validate(json.loads(out))
     assert [entry.threads for entry in found.results] == [1, 1, 2, 2]
     assert found.ratios[0].low is None, "one pair gives no interval"
+
+
+def test_energy_where_the_processor_tells_it(
+    fxedge: Callable, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "energy_uj").write_text("7\n")
+    monkeypatch.setattr(benching, "find_meter", lambda: EnergyMeter({tmp_path: 1000}))
+    path = tmp_path / "run.json"
+    status, out, err = fxedge("bench", bundle, "--runs", 1, "--json", path)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[3].endswith("mJ/sample")
+    assert "not available" not in out.partition("\n")[2]
+    found = BenchRecord.model_validate_json(path.read_text())
+    assert [(entry.joules, entry.no_energy) for entry in found.results] == [(0.0, None)] * 2
 
 
 def test_a_damaged_bundle_is_not_run(fxedge: Callable, bundle: Path, tmp_path: Path):
