@@ -72,7 +72,7 @@ def test_what_is_proven_of_the_instruction_set():
     with pytest.raises(InputError) as caught:
         lower(model, spec, plans["onnx"], stats, dataclasses.replace(options, isa="sse9"))
     assert str(caught.value) == (
-        "The onnx target knows no instruction set 'sse9'; allowed: safe, native, avx2, vnni."
+        "The onnx target knows no instruction set 'sse9'; allowed: safe, native, avx2, vnni, neon."
     )
 
 
