@@ -27,7 +27,7 @@ from fxedge.compiler.pipeline.runtime import RemoteRuntime
 from .judged import JUDGED
 
 FAST, DATA_FREE = "fast", "data-free"
-_PARITY_SAMPLES = 32  # of the check that every compilation makes
+_PARITY_SAMPLES = 16  # of the check that every compilation makes
 
 
 @dataclass(frozen=True, slots=True)
