@@ -70,7 +70,7 @@ def integer_call(builder: Builder, step: IntegerStep) -> fx.Node:
 
 def normal_form(node: fx.Node) -> fx.Node:
     """`node`, rewritten where it is a convolution, which ExecuTorch would decompose, or a view."""
-    node.target = _AS_COPIES.get(node.target, node.target)
+    node.target = _AS_COPIES.get(node.target, node.target)  # type: ignore[call-overload]
     if node.target in _CONVOLUTIONS:
         args = bound_args(node)
         transposed = node.target in CONV_TRANSPOSE

@@ -98,7 +98,8 @@ class Builder:
         written = float_forms.float_call(self, node)
         if written is None:
             args, kwargs = fx.map_arg((node.args, node.kwargs), self.read)
-            written = emit_steps.normal_form(self.made.graph.call_function(node.target, args, kwargs))
+            call = self.made.graph.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+            written = emit_steps.normal_form(call)
         self.values[node.name] = written
 
     def integer_step(self, step: IntegerStep) -> None:
@@ -127,7 +128,8 @@ class Builder:
             return self.operand(step, next(found)) if is_dequantize(node) else self.read(node)
 
         mapped, kwargs = fx.map_arg((tuple(args), anchor.kwargs), map_one)
-        return emit_steps.normal_form(self.made.graph.call_function(anchor.target, mapped, kwargs))
+        call = self.made.graph.call_function(anchor.target, mapped, kwargs)  # type: ignore[arg-type]
+        return emit_steps.normal_form(call)
 
     def _weight(self, step: IntegerStep) -> fx.Node:
         assert step.weight is not None

@@ -68,7 +68,7 @@ def compiler() -> Any:
     details = libraries.load("executorch.exir.backend.backend_details")
     xnnpack = libraries.load(f"{_XNNPACK}.xnnpack_preprocess")
 
-    class FxedgeXnnpack(details.BackendDetails):  # type: ignore[misc, name-defined]
+    class FxedgeXnnpack(details.BackendDetails):  # type: ignore[name-defined]
         @staticmethod
         def preprocess(edge_program: Any, compile_specs: list[Any]) -> Any:
             passed = _passed(_unchecked(edge_program))

@@ -39,8 +39,8 @@ class Contribution:
 
     kind: str
     count: int
-    float: float
-    int8: float
+    int8_seconds: float
+    float_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +48,15 @@ class Speed:
     """Predicted seconds of one sample; `parts` add up to them, the dearest first. `unknown` kinds of kernels have
     no figure in the machine's table and are left out of both."""
 
-    float: float
-    int8: float
+    int8_seconds: float
+    float_seconds: float
     parts: tuple[Contribution, ...]
     unknown: tuple[str, ...]
 
     @property
     def ratio(self) -> float:
         """How many times faster int8 will be."""
-        return self.float / self.int8
+        return self.float_seconds / self.int8_seconds
 
     @property
     def verdict(self) -> str:
@@ -66,8 +66,8 @@ class Speed:
 
     def losses(self) -> list[Contribution]:
         """What int8 makes slower, the worst first."""
-        worse = [part for part in self.parts if part.int8 > part.float]
-        return sorted(worse, key=lambda part: part.float - part.int8)
+        worse = [part for part in self.parts if part.int8_seconds > part.float_seconds]
+        return sorted(worse, key=lambda part: part.float_seconds - part.int8_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +159,19 @@ def predict_speed(gm: fx.GraphModule, program: Program, shapes: Shapes, table: T
             continue
         counts[work.kind] += 1
         part = parts.setdefault(work.kind, [0.0, 0.0])
-        part[0] += floats
-        part[1] += int8
+        part[0] += int8
+        part[1] += floats
     ends, between = _ends(gm, shapes), [table.boundary(count) / 2 for count in _converted(program, shapes)]
     found = [Contribution(kind, counts[kind], *part) for kind, part in parts.items()]
-    found.append(Contribution("call", 1, table.call("float", ends), table.call("int8", ends)))
-    found.append(Contribution("conversions", len(between), 0.0, sum(between)))
-    found.sort(key=lambda part: -max(part.float, part.int8))
-    return Speed(sum(p.float for p in found), sum(p.int8 for p in found), tuple(found), tuple(sorted(unknown)))
+    found.append(Contribution("call", 1, table.call("int8", ends), table.call("float", ends)))
+    found.append(Contribution("conversions", len(between), sum(between), 0.0))
+    found.sort(key=lambda part: -max(part.float_seconds, part.int8_seconds))
+    return Speed(
+        sum(p.int8_seconds for p in found),
+        sum(p.float_seconds for p in found),
+        tuple(found),
+        tuple(sorted(unknown)),
+    )
 
 
 def _cost(table: TargetTable, work: Work, form: Form) -> float | None:

@@ -165,11 +165,11 @@ def bench(given: dict[str, Any]) -> None:
 @flags.takes(*flags.DIFF, "json", "quiet", **flags.DIFF)
 def diff(given: dict[str, Any]) -> None:
     """Compare two bundles: accuracy, errors of layers, latency, size, ops in float. Status 1 if a limit breaks."""
-    from .diff.command import Request, run_diff
+    from .diff.command import Form, Request, run_diff
     from .diff.limits import Limits
 
     limits = Limits(**{name: given[f"max_{name}"] for name in Limits.__slots__})
-    form = "json" if given["json"] else "markdown" if given["markdown"] else "table"
+    form: Form = "json" if given["json"] else "markdown" if given["markdown"] else "table"
     chosen = flags.comma_list(given["target"]) or ()
     request = Request(
         given["old"], given["new"], chosen, limits, given["runs"], given["threads"], form, bool(given["quiet"])

@@ -92,7 +92,10 @@ def print_predictions(console: Console, predictions: Predictions) -> None:
 def _speed_cells(speed: Speed | None) -> tuple[str, str]:
     if speed is None:
         return "-", "-"
-    return f"{1e3 * speed.float:.2f} → {1e3 * speed.int8:.2f} ms ({speed.ratio:.2f}×)", speed.verdict
+    return (
+        f"{1e3 * speed.float_seconds:.2f} → {1e3 * speed.int8_seconds:.2f} ms ({speed.ratio:.2f}×)",
+        speed.verdict,
+    )
 
 
 def _print_details(console: Console, name: str, found: Prediction) -> None:
@@ -105,7 +108,7 @@ def _print_details(console: Console, name: str, found: Prediction) -> None:
     if found.speed is None:
         console.print(f"  no speed: {found.no_speed}", soft_wrap=True)
         return
-    dearest = ", ".join(f"{part.kind} {1e3 * part.int8:.2f} ms" for part in found.speed.parts[:_DEAREST])
+    dearest = ", ".join(f"{part.kind} {1e3 * part.int8_seconds:.2f} ms" for part in found.speed.parts[:_DEAREST])
     console.print(f"  int8 spends most on {dearest}", soft_wrap=True)
     if found.speed.unknown:
         console.print(f"  not counted, for want of a figure: {', '.join(found.speed.unknown)}", soft_wrap=True)
@@ -114,7 +117,10 @@ def _print_details(console: Console, name: str, found: Prediction) -> None:
 
 
 def _why_slow(speed: Speed) -> str:
-    losses = [f"{part.kind} ({1e3 * (part.int8 - part.float):+.2f} ms)" for part in speed.losses()[:_DEAREST]]
+    losses = [
+        f"{part.kind} ({1e3 * (part.int8_seconds - part.float_seconds):+.2f} ms)"
+        for part in speed.losses()[:_DEAREST]
+    ]
     return f"it loses on {', '.join(losses)}" if losses else "no kernel gains enough"
 
 

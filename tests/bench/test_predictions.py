@@ -21,5 +21,5 @@ from fxedge.compiler.tools.bench.figures import Ratio
     ],
 )
 def test_verdicts(predicted: float, low: float, high: float, clear: str | None, right: bool) -> None:
-    case = Case("net", "onnx", Speed(predicted, 1.0, (), ()), Ratio(1.5, low, high))
+    case = Case("net", "onnx", Speed(1.0, predicted, (), ()), Ratio(1.5, low, high))
     assert (case.clear, case.right) == (clear, right)

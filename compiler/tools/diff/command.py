@@ -13,6 +13,8 @@ from .compare import diff_bundles
 from .limits import Limits, broken_limits
 from .show import diff_json, markdown, print_diff
 
+Form = Literal["table", "markdown", "json"]
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -24,7 +26,7 @@ class Request:
     limits: Limits
     runs: int
     threads: int
-    form: Literal["table", "markdown", "json"]
+    form: Form
     quiet: bool
 
 

@@ -136,7 +136,8 @@ def diff_bundles(
     if not shared:
         has = " and ".join(f"{bundle.folder} {', '.join(bundle.manifest.targets)}" for bundle in (before, after))
         raise InputError(f"The bundles have no target in common: {has}.")
-    notes, latencies = [], {}
+    latencies: dict[str, LatencyChange] = {}
+    notes: list[str] = []
     if runs:
         latencies, notes = _latencies(before, after, targets or tuple(shared), runs, threads, progress)
     compared = [_compare(before, after, name, latencies.get(name)) for name in targets or shared]

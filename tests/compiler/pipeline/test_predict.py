@@ -65,10 +65,10 @@ def test_costs_add_up() -> None:
     known = table("conv3x3", "conv1x1", "mul")
     speed = _speed(predict(_prepared(Broken()), registry.get("onnx"), OPTIONS, known))
     dense, point, other = 64 * 4 * 27, 64 * 2 * 4, 64 * 4
-    assert speed.float == pytest.approx(4e-9 * (dense + point + other))
-    assert speed.int8 == pytest.approx(1e-9 * (dense + point) + 4e-9 * other)
+    assert speed.float_seconds == pytest.approx(4e-9 * (dense + point + other))
+    assert speed.int8_seconds == pytest.approx(1e-9 * (dense + point) + 4e-9 * other)
     assert (speed.verdict, speed.unknown) == ("faster", ())
-    assert speed.parts[0] == Contribution("conv3x3", 1, pytest.approx(4e-9 * dense), pytest.approx(1e-9 * dense))
+    assert speed.parts[0] == Contribution("conv3x3", 1, pytest.approx(1e-9 * dense), pytest.approx(4e-9 * dense))
 
 
 def test_conversions_can_cost_more_than_kernels_gain() -> None:
@@ -87,7 +87,7 @@ def test_conversions_can_cost_more_than_kernels_gain() -> None:
 def test_kernels_without_a_figure_are_named() -> None:
     speed = _speed(predict(_prepared(Broken()), registry.get("onnx"), OPTIONS, table("conv3x3")))
     assert speed.unknown == ("conv1x1", "mul")
-    assert [part.kind for part in speed.parts if part.count and part.float] == ["conv3x3"]
+    assert [part.kind for part in speed.parts if part.count and part.float_seconds] == ["conv3x3"]
 
 
 def test_what_cannot_be_emitted_is_told() -> None:
