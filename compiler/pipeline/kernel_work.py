@@ -96,8 +96,10 @@ _CLAMPING = frozenset(OPS) | {aten.add.Tensor}
 def _layer(gm: fx.GraphModule, node: fx.Node, shapes: Shapes) -> Work:
     """A convolution counts by its kernel's size and groups, a linear by its rows."""
     info, args = OPS[node.target], bound_args(node)  # type: ignore[index]
-    weight = constant(gm, node.args[info.weight])
-    wide = tuple(weight.shape) if weight is not None else shapes[node.args[info.weight].name]  # type: ignore[union-attr]
+    source = node.args[info.weight]
+    assert isinstance(source, fx.Node)
+    weight = constant(gm, source)
+    wide = tuple(weight.shape) if weight is not None else shapes[source.name]
     counted = shapes[_source(node)] if node.target in CONV_TRANSPOSE else shapes[node.name]
     amount = torch.Size(counted).numel() / wide[0] * torch.Size(wide).numel()
     if not info.spatial:
