@@ -22,15 +22,18 @@ _LARGEST_MANIFEST = 16 * 2**20
 
 
 @contextlib.contextmanager
-def writing_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
+def writing_bundle(
+    out: Path, *, force: bool = False, what: str = "bundle", marks: tuple[str, ...] = (MANIFEST,)
+) -> Iterator[Path]:
     """A temporary sibling of `out` to fill; it becomes `out` when the block ends without an error.
 
-    A bundle already there is replaced only with `force`, and only after the new one is complete.
+    A bundle already there is replaced only with `force`, and only after the new one is complete. For folders that
+    are no bundles, `what` is the word for them and `marks` are the files by which one is known.
 
     Raises:
         BundleError: `out` is in the way, is not a bundle, its folder does not exist, or the disk is full.
     """
-    _check_place(out, force)
+    _check_place(out, force, what, marks)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     except OSError as error:
@@ -41,7 +44,7 @@ def writing_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BundleError(
-                f"The disk that holds {out.parent} is full; nothing was kept of the unfinished bundle. "
+                f"The disk that holds {out.parent} is full; nothing was kept of the unfinished {what}. "
                 "Free some space or choose another -o."
             ) from error
         raise
@@ -49,17 +52,18 @@ def writing_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_place(out: Path, force: bool) -> None:
+def _check_place(out: Path, force: bool, what: str, marks: tuple[str, ...]) -> None:
     if not out.parent.is_dir():
         raise BundleError(f"The folder {out.parent} does not exist; create it or choose another -o.")
     if not out.exists():
         return
     empty = out.is_dir() and not any(out.iterdir())
-    if empty or (force and (out / MANIFEST).is_file()):
+    missing = [mark for mark in marks if not (out / mark).is_file()]
+    if empty or (force and not missing):
         return
     if force:
-        raise BundleError(f"{out} exists and is not a bundle (no {MANIFEST}), so --force does not replace it.")
-    raise BundleError(f"{out} exists already; choose another -o or give --force to replace the bundle there.")
+        raise BundleError(f"{out} exists and is not a {what} (no {missing[0]}), so --force does not replace it.")
+    raise BundleError(f"{out} exists already; choose another -o or give --force to replace the {what} there.")
 
 
 def _put_in_place(folder: Path, out: Path) -> None:
@@ -96,10 +100,13 @@ def list_files(folder: Path) -> dict[str, FileEntry]:
     return {name: file_entry(path) for name, path in names.items() if name != MANIFEST}
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def manifest_text(manifest: Manifest) -> str:
     """The manifest as indented JSON with sorted keys."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
 
 
 def read_bundle(folder: Path) -> Manifest:

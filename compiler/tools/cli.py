@@ -1,4 +1,4 @@
-"""The command line: `fxedge compile | verify | bench | diff | predict | inspect | sensitivity | targets | doctor`.
+"""The command line: `fxedge compile | verify | package | bench | diff | predict | inspect | sensitivity | ...`.
 
 Results go to stdout, everything else to stderr. Errors are one paragraph; `exits` lists the exit statuses.
 Commands import what they need when they run, so that `--help` does not wait for torch.
@@ -235,6 +235,26 @@ def sensitivity(given: dict[str, Any]) -> None:
     widths, count = given.pop("bits"), given.pop("samples")
     found = run_sensitivity(make_config(flags.gather(given), given["config"]), widths, count)
     print_json(sensitivity_json(found)) if given["json"] else print_sensitivity(make_console(), found)
+
+
+@app.command()
+def package(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that fxedge compile wrote.")],
+    kind: Annotated[str, typer.Option("--as", metavar="KIND", help="android, ios, web or python.")],
+    target: flags.PackageTarget = None,
+    labels: flags.Labels = None,
+    output: flags.PackageOutput = None,
+    force: flags.PackageForce = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Make what people install of a bundle: an Android or Swift module, a web page, a Python folder."""
+    from .packaging import packaged_json, print_packaged, run_package
+    from .tables import make_console, print_json
+
+    chosen = {"target": target, "labels": labels, "output": output}
+    packaged = run_package(bundle, kind, **chosen, force=bool(force), quiet=bool(quiet))
+    print_json(packaged_json(packaged)) if json else print_packaged(make_console(), packaged)
 
 
 @app.command()

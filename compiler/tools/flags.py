@@ -24,6 +24,17 @@ Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress a
 VerifyTargets = Annotated[
     str | None, typer.Option("--target", metavar="A,B", help="Targets to check. Default: all in the bundle.")
 ]
+PackageTarget = Annotated[
+    str | None,
+    typer.Option("--target", metavar="NAME", help="Whose artifact. Default: the first that KIND can carry."),
+]
+Labels = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Names of the classes: a text file, one a line.")
+]
+PackageOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="The package. Default: BUNDLE-KIND.")
+]
+PackageForce = Annotated[bool | None, typer.Option("--force", help="Replace the package that is there.")]
 
 
 @dataclass(frozen=True, slots=True)

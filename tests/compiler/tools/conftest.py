@@ -1,3 +1,6 @@
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,3 +39,22 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = [f"{path}:make", "--calib", f"{path}:batches", "--target", "onnx", "--timed-runs", "0", "-q"]
     assert run(["compile", *arguments, "-o", str(out)]) == 0
     return out
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[..., Path]:
+    """`changed(bundle, edit)`: a copy, `edit` applied to its manifest and folder, its hashes made to fit."""
+
+    def copy(bundle: Path, edit: Callable[[dict, Path], None] = lambda manifest, folder: None) -> Path:
+        folder = tmp_path / "changed"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(bundle, folder)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        edit(manifest, folder)
+        for name, entry in manifest["files"].items():
+            content = (folder / name).read_bytes()
+            entry |= {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return copy

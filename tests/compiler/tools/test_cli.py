@@ -40,7 +40,7 @@ def test_help_version_and_nothing(fxedge: Callable):
     status, out, err = fxedge("--help")
     assert (status, err) == (0, "")
     assert fxedge() == (2, out, "")
-    for command in ("compile", "verify", "bench", "inspect", "sensitivity", "targets", "doctor"):
+    for command in ("compile", "verify", "bench", "inspect", "sensitivity", "package", "targets", "doctor"):
         assert f"  {command} " in out
         assert fxedge(command, "--help")[0] == 0
 
