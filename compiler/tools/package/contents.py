@@ -81,8 +81,8 @@ def golden_files(source: Source) -> Files:
     }
 
 
-def deploy_json(source: Source, kind: str) -> bytes:
-    """All that a loader has to know, and the sha256 of every file that it reads."""
+def deploy_json(source: Source, kind: str, **more: Any) -> bytes:
+    """All that a loader has to know, `more` for this kind of it, and the sha256 of every file that it reads."""
     manifest, entry, form = source.manifest, source.entry, source.image
     image: dict[str, Any] = {"refused": form} if isinstance(form, str) else _form(form)
     files = model_files(source) | golden_files(source)
@@ -99,6 +99,7 @@ def deploy_json(source: Source, kind: str) -> bytes:
             "inputs": [tensor.model_dump(mode="json") for tensor in manifest.inputs],
             "outputs": [output.model_dump(mode="json") for output in entry.outputs],
             "tolerance_lsb": entry.tolerance_lsb,
+            "tolerance_lsb_elsewhere": max(entry.tolerance_lsb, source.runtime.elsewhere_lsb),
             "tolerance_float": entry.tolerance_float,
             "preprocess": manifest.preprocess.model_dump(mode="json"),
             "image": image,
@@ -112,6 +113,7 @@ def deploy_json(source: Source, kind: str) -> bytes:
                 for name, content in sorted(files.items())
             },
         }
+        | more
     )
 
 
