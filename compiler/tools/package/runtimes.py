@@ -45,7 +45,7 @@ def _executorch(requirement: str) -> Runtime:
 # Kind of package -> what it can carry, best first.
 CARRIED: Mapping[str, tuple[Runtime, ...]] = {
     "android": (
-        _tflite("LiteRT", "org.tensorflow:tensorflow-lite:2.16.1"),
+        _tflite("LiteRT", "org.tensorflow:tensorflow-lite:2.17.0"),
         _onnx("ONNX Runtime Mobile", "com.microsoft.onnxruntime:onnxruntime-android:1.22.0"),
         _executorch("org.pytorch:executorch-android:1.0.0"),
         Runtime(

@@ -132,6 +132,16 @@ def read_labels(path: Path, classes: int | None) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def require_float32(source: Source, kind: str) -> None:
+    """Loaders for phones take and give float32 alone."""
+    for name, array in (*source.inputs.items(), *source.outputs.items()):
+        if array.dtype != np.float32:
+            raise InputError(
+                f"{name} of the model is {array.dtype.name}; a package for {kind} carries models whose inputs and "
+                "outputs are float32. One for python takes any."
+            )
+
+
 def _read(folder: Path, manifest: Manifest, name: str) -> bytes:
     """A file's bytes, and these very bytes have the hash: the file may have changed since `read_bundle`."""
     content = (folder / name).read_bytes()
