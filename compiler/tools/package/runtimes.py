@@ -55,8 +55,7 @@ CARRIED: Mapping[str, tuple[Runtime, ...]] = {
     "ios": (
         _onnx("ONNX Runtime", "https://github.com/microsoft/onnxruntime-swift-package-manager"),
         _executorch("https://github.com/pytorch/executorch"),
-        _tflite("LiteRT", "TensorFlowLiteSwift"),
-    ),
+    ),  # not tflite: its Swift library comes by CocoaPods alone, which no Swift package can depend on
     "web": (_onnx("ONNX Runtime Web", "onnxruntime-web"),),
     "python": (
         _onnx("onnxruntime", "onnxruntime>=1.22,<2"),
