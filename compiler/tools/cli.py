@@ -252,8 +252,9 @@ def package(
     from .packaging import packaged_json, print_packaged, run_package
     from .tables import make_console, print_json
 
-    chosen = {"target": target, "labels": labels, "output": output}
-    packaged = run_package(bundle, kind, **chosen, force=bool(force), quiet=bool(quiet))
+    packaged = run_package(
+        bundle, kind, target=target, labels=labels, output=output, force=bool(force), quiet=bool(quiet)
+    )
     print_json(packaged_json(packaged)) if json else print_packaged(make_console(), packaged)
 
 

@@ -145,7 +145,7 @@ def _first_line(error: subprocess.CalledProcessError | subprocess.TimeoutExpired
 
 def compile_classes(javac: str, sources: Files) -> Files:
     """Class files by path, for Java 8. What the APIs of Android and of the runtime look like is declared in
-    templates/android/stubs, as android.jar only declares it too.
+    template-files/android/stubs, as android.jar only declares it too.
 
     Raises:
         CalledProcessError: javac refuses the sources, or knows no Java 8 any more. TimeoutExpired: it hangs.

@@ -20,7 +20,7 @@ from .source import ImageForm, Source
 
 SUMS = "SHA256SUMS"
 DEPLOY = "deploy.json"
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "template-files"
 Files = dict[str, bytes]
 
 

@@ -41,13 +41,14 @@ class _NotFetched(Exception):
 
 def build(source: Source) -> Built:
     """The page, the model, and the runtime where npm gives it; else `npm install` is left to the user."""
+    vendor: Files = {}
+    notes: tuple[str, ...] = ()
     try:
-        vendor, notes = under("vendor", _fetch_runtime()), ()
+        vendor = under("vendor", _fetch_runtime())
     except _NotFetched as error:
-        vendor = {}
         notes = (f"ONNX Runtime Web is not in the package ({error}): run npm install in it before it is served.",)
     files = {
-        **{name: (template(f"web/{name}")) for name in PAGE},
+        **{name: template(f"web/{name}") for name in PAGE},
         **model_files(source),
         **golden_files(source),
         **manifest_file(source),

@@ -76,6 +76,6 @@ def test_tflite_cannot_be_carried(named: Callable, fxedge: Callable, tmp_path: P
     assert fxedge("package", bundle, "--as", "ios", "-o", tmp_path / "p") == (
         2,
         "",
-        f"error: {bundle} has tflite: no target that a package for ios can carry. It can carry onnx (ONNX Runtime), "
-        "executorch (ExecuTorch). Compile with --target onnx.\n",
+        f"error: {bundle} has tflite: no target that a package for ios can carry. It can carry onnx (ONNX "
+        "Runtime), executorch (ExecuTorch). Compile with --target onnx.\n",
     )
