@@ -49,9 +49,8 @@ def run_package(
         raise InputError(f"Unknown kind of package {kind!r}; allowed: {', '.join(CARRIED)}.")
     out = output if output is not None else Path(f"{bundle.resolve().name}-{kind}")
     _keep_apart(bundle, out)
-    with make_progress(quiet=quiet).track(f"package for {kind}") as advance:
+    with make_progress(quiet=quiet).track(f"package for {kind}"):
         source = open_source(bundle, kind, CARRIED[kind], target, labels)
-        advance(1)
         with writing_bundle(out, force=force, what="package", marks=(MANIFEST, SUMS)) as folder:
             built = importlib.import_module(f".package.{kind}", __package__).build(source)
             files = with_sums(built.files)

@@ -12,7 +12,8 @@ class Runtime:
     call the runtime, `requirement` what brings it there.
 
     `elsewhere_lsb` is what outputs may be off where its kernels are not those of x86-64, which the compiler
-    simulates. onnxruntime on MobileNetV2: 6 in WebAssembly, 9 on arm64; XNNPACK's integers are the same on arm64.
+    simulates. onnxruntime on MobileNetV2: 6 in WebAssembly, 9 on arm64; the float model is 12 off, so the limit
+    tells a wrong model or wrong preprocessing and no more. XNNPACK's integers are the same on arm64.
     """
 
     target: str

@@ -84,26 +84,20 @@ def choose_runtime(
     folder: Path, manifest: Manifest, kind: str, runtimes: Sequence[Runtime], target: str | None
 ) -> Runtime:
     """The runtime of `target`, else the first of `runtimes` for which the bundle has an artifact."""
-    has = f"{folder} has {', '.join(manifest.targets) or 'no target'}"
-    carried = ", ".join(f"{runtime.target} ({runtime.title})" for runtime in runtimes)
     if target is not None and target not in manifest.targets:
         raise InputError(f"{folder} has no target {target!r}; it has {', '.join(manifest.targets)}.")
-    fitting = [r for r in runtimes if r.target in manifest.targets and target in (None, r.target)]
+    here = [runtime for runtime in runtimes if runtime.target in manifest.targets]
+    fitting = [runtime for runtime in here if target in (None, runtime.target)]
     if fitting:
         return fitting[0]
-    what = (
-        f"no target that a package for {kind} can carry"
-        if target is None
-        else f"{target}, which no package for {kind} can carry"
-    )
-    others = f" Here --target {_first(manifest, runtimes)} works." if _first(manifest, runtimes) else ""
+    wrong = f"no target that a package for {kind} can carry"
+    if target is not None:
+        wrong = f"{target}, which no package for {kind} can carry"
+    carried = ", ".join(f"{runtime.target} ({runtime.title})" for runtime in runtimes)
+    advice = f"Here --target {here[0].target} works." if here else f"Compile with --target {runtimes[0].target}."
     raise InputError(
-        f"{has}: {what}. It can carry {carried}.{others or f' Compile with --target {runtimes[0].target}.'}"
+        f"{folder} has {', '.join(manifest.targets) or 'no target'}: {wrong}. It can carry {carried}. {advice}"
     )
-
-
-def _first(manifest: Manifest, runtimes: Sequence[Runtime]) -> str | None:
-    return next((runtime.target for runtime in runtimes if runtime.target in manifest.targets), None)
 
 
 def read_labels(path: Path, classes: int | None) -> tuple[str, ...]:

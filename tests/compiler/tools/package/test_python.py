@@ -114,6 +114,9 @@ def test_wrong_input(package: Path):
         "no.png cannot be decoded (cannot identify image file 'no.png'); give a JPEG, PNG, BMP or WebP image."
     )
     assert alone(package, "no.png") == (2, "", f"error: {message}\n")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(package / "deep.png")
+    message = "deep.png has pixels of type 'I;16'; convert it to 8 bits a channel."
+    assert alone(package, "deep.png") == (2, "", f"error: {message}\n")
     assert alone(package, "flat.npy") == (2, "", "error: flat.npy has 1 axes, but layout NHWC of x has 4.\n")
     assert alone(package, "a.npy", "b.npy") == (
         2,
@@ -145,3 +148,15 @@ def test_preprocessing_has_the_bits_of_the_compiler(package: Path, monkeypatch: 
         made = runner.preprocess(given, steps.model_dump(mode="json"), steps.layout)
         expected = steps.apply(given).numpy()
         assert (made.dtype, made.tobytes()) == (expected.dtype, expected.tobytes())
+
+
+def test_a_model_that_takes_no_images(bundle: Path, fxedge: Callable, tmp_path: Path):
+    """The small net's data are float arrays of no layout."""
+    assert fxedge("package", bundle, "--as", "python", "-o", tmp_path / "p")[0] == 0
+    status, out, _ = alone(tmp_path / "p", "--self-test")
+    assert (status, out.splitlines()[1]) == (0, "ok      output is 0 LSB from the golden outputs (allowed 0)")
+    reason = "the bundle declares no image layout (compile with --layout NHWC)"
+    message = f"This model takes no images: {reason}. Give its inputs as .npy files."
+    assert alone(tmp_path / "p", "a.png") == (2, "", f"error: {message}\n")
+    np.save(tmp_path / "p" / "x.npy", np.zeros((1, 1, 6, 6), np.float32))
+    assert alone(tmp_path / "p", "x.npy")[0] == 0

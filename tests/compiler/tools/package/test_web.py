@@ -121,6 +121,19 @@ def test_golden_outputs_that_differ_fail(package: Path, page: Page, tmp_path: Pa
         )
 
 
+def test_a_model_that_takes_no_images(package: Path, page: Page, bundle: Path, fxedge: Callable, tmp_path: Path):
+    """It can still test itself."""
+    assert fxedge("package", bundle, "--as", "web", "-o", tmp_path / "p")[0] == 0
+    with serving(tmp_path / "p") as url:
+        page.open(f"{url}/?selftest")
+        page.wait(VERDICT)
+        assert page.value("document.title").startswith("PASS · ")
+        assert page.value("document.querySelector('#input').hidden") is True
+        assert page.value("document.querySelector('#latency').textContent") == (
+            "This model takes no images: the bundle declares no image layout (compile with --layout NHWC)."
+        )
+
+
 @pytest.mark.parametrize(
     ("from_size", "to_size"),
     [((21, 15), (8, 8)), ((8, 8), (8, 8)), ((5, 7), (16, 12)), ((301, 97), (33, 64)), ((640, 480), (224, 224))],

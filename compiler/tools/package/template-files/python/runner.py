@@ -28,6 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")  # 8 bits for each channel
 MAX_IMAGE_PIXELS = 64 * 2**20
 
 
@@ -154,7 +155,8 @@ def decode(path: Path) -> Any:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise PackageError(f"{path} has more than {MAX_IMAGE_PIXELS} pixels; shrink it.")
-            image.load()
+            if image.mode not in MODES:
+                raise PackageError(f"{path} has pixels of type {image.mode!r}; convert it to 8 bits a channel.")
             return image.convert("RGBA") if "transparency" in image.info else image.copy()
     except PackageError:
         raise
