@@ -123,11 +123,13 @@ def compile_model(
     model_name: str = "model",
     force: bool = False,
     progress: Progress | None = None,
+    finish: Callable[[Path, Manifest], None] | None = None,
 ) -> CompileReport:
     """Compile `model` for `targets` and write the verified bundle to `out`, as a whole or not at all.
 
     `data` calibrates; accuracy and end-to-end parity are measured on `evaluation` (default: on `data`). A
-    target that fails is reported in `failures` and left out of the bundle; the rest is written.
+    target that fails is reported in `failures` and left out of the bundle; the rest is written. `finish` may add
+    files to the folder of the otherwise complete bundle, which its manifest then covers too.
 
     Raises:
         FxedgeError: nothing could be compiled; for a single target its own error.
@@ -167,6 +169,9 @@ def compile_model(
         if not report.results:
             raise _all_failed(report)
         report.manifest = _manifest(report, backends, data, stats, folder, options, model_name)
+        if finish is not None:
+            finish(folder, report.manifest)
+            report.manifest = report.manifest.model_copy(update={"files": list_files(folder)})
         write_manifest(folder, report.manifest)
     return report
 

@@ -1,4 +1,4 @@
-"""The command line: `fxedge compile | verify | package | bench | diff | predict | inspect | sensitivity | ...`.
+"""The command line: `fxedge compile | verify | report | package | bench | diff | predict | inspect | ...`.
 
 Results go to stdout, everything else to stderr. Errors are one paragraph; `exits` lists the exit statuses.
 Commands import what they need when they run, so that `--help` does not wait for torch.
@@ -175,6 +175,23 @@ def diff(given: dict[str, Any]) -> None:
         given["old"], given["new"], chosen, limits, given["runs"], given["threads"], form, bool(given["quiet"])
     )
     raise typer.Exit(run_diff(request))
+
+
+@app.command()
+@flags.takes(*flags.REPORT, "json", "quiet", **flags.REPORT)
+def report(given: dict[str, Any]) -> None:
+    """Draw a bundle as one HTML file that loads nothing: accuracy, errors, ranges, graph, passes, latency."""
+    from .progress import make_progress
+    from .report.command import run_report
+    from .tables import print_json, size_text
+
+    out, benches = given["output"], given["bench"] or ()
+    progress = make_progress(quiet=bool(given["quiet"]))
+    manifest, size = run_report(given["bundle"], out, benches, force=bool(given["force"]), progress=progress)
+    if given["json"]:
+        print_json({"report": str(out), "size": size, "targets": list(manifest.targets)})
+    else:
+        print(f"{out}: {manifest.model}, {', '.join(manifest.targets)}, {size_text(size)}")
 
 
 @app.command()

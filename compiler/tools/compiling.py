@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...backends import registry
 from ..ir.errors import BackendUnavailableError, InputError
 from ..pipeline.driver import CompileReport, compile_model
 from .config import CompileConfig
-from .exits import DONE, PARTLY_DONE
+from .exits import DONE, PARTLY_DONE, note
 from .inputs import load_data, load_model
 from .progress import make_progress
+from .report.command import REPORT, add_report, why_no_report
 
 ALL = "all"
 
@@ -40,6 +42,7 @@ def run_compile(config: CompileConfig) -> Outcome:
     loaded = load_model(config.model, config.weights, quiet=config.quiet)
     calibration, evaluation = load_data(config, loaded)
     out = config.output or Path(f"{bundle_stem(config.model)}-bundle")
+    progress, no_report = make_progress(quiet=config.quiet), why_no_report()
     report = compile_model(
         loaded.model,
         calibration,
@@ -49,8 +52,11 @@ def run_compile(config: CompileConfig) -> Outcome:
         options=options,
         model_name=loaded.name,
         force=config.force,
-        progress=make_progress(quiet=config.quiet),
+        progress=progress,
+        finish=None if no_report else partial(add_report, progress=progress),
     )
+    if no_report and not config.quiet:
+        note(f"the bundle has no {REPORT}: {no_report}")
     return Outcome(report, out, skipped)
 
 

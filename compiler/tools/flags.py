@@ -202,6 +202,22 @@ BENCH: Mapping[str, Flag] = {
 }
 RECORD = _option(Path, "--json", metavar="FILE", help="Write the record there; - for stdout, without the table.")
 
+# `report` has a place of its own to write to.
+REPORT: Mapping[str, Flag] = {
+    "bundle": Flag(
+        Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that fxedge compile wrote.")],
+        inspect.Parameter.empty,
+    ),
+    "output": Flag(
+        Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The report, outside of the bundle.")],
+        Path("report.html"),
+    ),
+    "bench": _option(
+        list[Path], metavar="FILE", help="Latencies that fxedge bench recorded of this bundle; repeatable."
+    ),
+    "force": Flag(Annotated[bool, typer.Option("--force", help="Replace the file that is there.")], False),
+}
+
 # How a model is captured, quantized and fed; of the raw data, `PREPROCESS`.
 RECIPE = (
     "calibration",

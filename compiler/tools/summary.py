@@ -17,6 +17,8 @@ from ..pipeline.accuracy import Share
 from ..pipeline.check import Checked, Latency
 from ..pipeline.driver import TargetResult
 from ..pipeline.entries import max_drop_entry, saturation_entry, share_entry
+from ..pipeline.manifest import ParityEntry
+from ..pipeline.parity import EndToEnd
 from ..quant.plan import Plan
 from ..quant.saturation import SaturationProof
 from .compiling import Outcome
@@ -70,7 +72,7 @@ def _target_table(results: dict[str, TargetResult]) -> Table:
             _share(checked.accuracy),
             "-" if checked.agreement is None else f"{100 * checked.agreement.value:.1f} %",
             _nodes(checked),
-            _end_to_end(checked),
+            end_to_end_text(checked.end_to_end),
             _sizes(result),
             _latency(checked.latency),
             str(len(result.lowered.plan.ops)),
@@ -84,16 +86,19 @@ def _share(share: Share | None) -> str:
 
 
 def _nodes(checked: Checked) -> str:
-    """Part (a) of parity: how many of the integer nodes are exact, and the worst of the rest."""
-    exact = sum(node.worst == 0 for node in checked.nodes)
-    worst = max((node.worst for node in checked.nodes), default=0)
-    text = f"{exact}/{len(checked.nodes)} exact"
+    """Part (a) of parity."""
+    worst = [node.worst for node in checked.nodes]
+    return nodes_text(worst.count(0), len(worst), max(worst, default=0))
+
+
+def nodes_text(exact: int, count: int, worst: int) -> str:
+    """How many of the integer nodes are exact, and the worst of the rest."""
+    text = f"{exact}/{count} exact"
     return text if worst == 0 else f"{text}, ≤ {worst} LSB"
 
 
-def _end_to_end(checked: Checked) -> str:
-    """Part (b): worst difference, share of differing integers, top-1 flips."""
-    end = checked.end_to_end
+def end_to_end_text(end: EndToEnd | ParityEntry) -> str:
+    """Part (b) of parity: worst difference, share of differing integers, top-1 flips."""
     parts = []
     if end.total:
         parts.append(f"{end.worst_lsb} LSB")
