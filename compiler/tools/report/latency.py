@@ -1,7 +1,7 @@
 """What `fxedge bench` recorded of a bundle's artifacts, as the report shows it.
 
-Only times of the very artifacts of the bundle count: a record names them by their sha256. Models that were measured
-beside them (`--against`) are shown too. The file is read for what is needed; what else it holds is left alone.
+Only times of the very artifacts of the bundle count: a record names them by their sha256. Models that were
+measured beside them (`--against`) are shown too. The file is read for what is needed; the rest is left alone.
 """
 
 from __future__ import annotations
@@ -79,8 +79,11 @@ class RatioRead(_Read):
     high: float | None
 
 
-class BenchRead(_Read):
+class _Versioned(_Read):
     schema_version: int
+
+
+class BenchRead(_Versioned):
     taken: str
     machine: MachineRead
     results: tuple[ResultRead, ...]
@@ -128,16 +131,16 @@ def read_bench(path: Path) -> BenchRead:
         raise InputError(f"{path} does not exist or is no file; give {what}.")
     if path.stat().st_size > _LARGEST:
         raise InputError(f"{path} is larger than {_LARGEST} bytes, so it is not {what}.")
+    raw = path.read_bytes()
     try:
-        found = BenchRead.model_validate_json(path.read_bytes())
+        version = _Versioned.model_validate_json(raw).schema_version
+        found = BenchRead.model_validate_json(raw) if version == SCHEMA_VERSION else None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(f"{path} is not {what}: {where}: {first['msg']}.") from error
-    if found.schema_version != SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema {found.schema_version}; this fxedge reads schema {SCHEMA_VERSION} of {what}."
-        )
+    if found is None:
+        raise InputError(f"{path} has schema {version}; this fxedge reads schema {SCHEMA_VERSION} of {what}.")
     return found
 
 
@@ -151,10 +154,10 @@ def _runs(path: Path, record: BenchRead, manifest: Manifest) -> list[Run]:
     ]
     if not shown:
         raise InputError(f"{path} measured other artifacts than those of this bundle; run fxedge bench on it.")
-    settings = dict.fromkeys((result.threads, result.batch) for result in shown)
-    return [
-        _run(record, [result for result in shown if (result.threads, result.batch) == each]) for each in settings
-    ]
+    settings: dict[tuple[int, int], list[ResultRead]] = {}
+    for result in shown:
+        settings.setdefault((result.threads, result.batch), []).append(result)
+    return [_run(record, results) for results in settings.values()]
 
 
 def _run(record: BenchRead, results: Sequence[ResultRead]) -> Run:

@@ -30,7 +30,8 @@ class LoggedPass:
 
 def log_passes(manifest: Manifest, target: str, explanation: ExplanationRead | None) -> tuple[LoggedPass, ...]:
     """The float passes, which targets share, then the target's own."""
-    known = {(effect.stage, effect.name): effect for effect in explanation.passes} if explanation else {}
+    effects = () if explanation is None else explanation.passes
+    known: dict[tuple[str, str], PassRead] = {(effect.stage, effect.name): effect for effect in effects}
     log: list[LoggedPass] = []
     before: float | None = None
     for stage, entry in _entries(manifest, target, known):

@@ -1,7 +1,7 @@
 """A matplotlib figure as SVG that stands in a page: small, the same bytes each time, in the page's own colours.
 
-Figures are drawn with the colours of `COLORS`, each of which stands for a variable of the page's style sheet, so that
-one drawing serves light and dark. Names of models and nodes never get here: text in figures is numbers.
+Figures are drawn with the colours of `COLORS`, each of which stands for a variable of the page's style sheet, so
+that one drawing serves light and dark. Names of models and nodes never get here: text in figures is numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -24,13 +25,15 @@ COLORS = {
     for number, name in enumerate(("ink", "faint", "int8", "float", "boundary", "own", "bad", "band"), start=16)
 }
 
-_STYLE = {"svg.fonttype": "none", "axes.unicode_minus": False, "path.simplify": False}
+_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "axes.unicode_minus": False, "path.simplify": False}
 # Who made it, a style for the whole page, names of parts that are not unique in a page, the page's own fonts.
 _DROPPED = re.compile(
     r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>"
-    r"""| id="(?:figure|axes|patch|line2d|text|[xy]tick|matplotlib\.axis|PathCollection)_\d+"| target="_blank"|font-family: [^;"]*; ?""",
+    r'| id="(?:figure|axes|patch|line2d|text|[xy]tick|matplotlib\.axis|PathCollection)_\d+"'
+    r'| target="_blank"|font-family: [^;"]*; ?',
     re.DOTALL,
 )
+_TAG = re.compile(r"<[^>]*>")
 _NUMBER = re.compile(r"-?\d+\.\d{2,}")
 _POLYGON = re.compile(r'd="M ([-\d. L]+)(z?) ?"')
 _HEAD = re.compile(r"<svg[^>]*?viewBox=\"([^\"]+)\"[^>]*>")
@@ -61,7 +64,7 @@ def to_svg(figure: Figure, name: str, title: str, *, stretched: bool = False) ->
     figure.canvas.print_svg(out, metadata={"Date": None})  # type: ignore[attr-defined]
     text = out.getvalue()
     text = _DROPPED.sub("", text[text.index("<svg") :])
-    text = _NUMBER.sub(lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), text)
+    text = _TAG.sub(lambda tag: _NUMBER.sub(_rounded, tag[0]), text)
     for variable, color in COLORS.items():
         text = text.replace(color, f"var(--{variable})")
     shape = ' preserveAspectRatio="none"' if stretched else ""
@@ -69,6 +72,11 @@ def to_svg(figure: Figure, name: str, title: str, *, stretched: bool = False) ->
     text = _HEAD.sub(head, text, count=1).replace("xlink:href", "href")
     text = re.sub(r"\s*\n\s*", " ", text).replace("> <", "><").strip()
     return Markup(_POLYGON.sub(_short_polygon, text))
+
+
+def _rounded(found: re.Match[str]) -> str:
+    """To a tenth of a point."""
+    return f"{float(found[0]):.1f}".removesuffix(".0")
 
 
 def _short_polygon(found: re.Match[str]) -> str:

@@ -22,6 +22,7 @@ from fxedge.compiler.pipeline.driver import (
     golden_inputs,
     graph_hash,
 )
+from fxedge.compiler.pipeline.manifest import Manifest
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.pipeline.verify import verify_bundle
 from small_compile import (
@@ -75,6 +76,28 @@ def test_the_bundle_holds_what_the_manifest_says(compiled: tuple[Path, CompileRe
         "onnx/float_model.onnx",
         "onnx/model.onnx",
     ]
+
+
+def test_files_added_at_the_end_are_in_the_manifest(tmp_path: Path):
+    def finish(folder: Path, manifest: Manifest) -> None:
+        assert list(manifest.targets) == ["onnx"]
+        (folder / "more.txt").write_text(manifest.model)
+
+    report = compile_model(
+        small_model(), small_data(), ["onnx"], tmp_path / "out", model_name="net", finish=finish
+    )
+    manifest = read_bundle(tmp_path / "out")
+    assert manifest == report.manifest
+    assert manifest.files["more.txt"].size == len("net")
+
+
+def test_a_finish_that_fails_leaves_nothing(tmp_path: Path):
+    def finish(folder: Path, manifest: Manifest) -> None:
+        raise InputError("no")
+
+    with pytest.raises(InputError, match="no"):
+        compile_model(small_model(), small_data(), ["onnx"], tmp_path / "out", finish=finish)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_report_has_times_sizes_and_measurements(compiled: tuple[Path, CompileReport]):
