@@ -32,7 +32,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         OSError: `path` cannot be written; nothing is left behind.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """`text` as UTF-8; what was at `path` stays until the new file is complete.
+
+    Raises:
+        OSError: `path` cannot be written; nothing is left behind.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:

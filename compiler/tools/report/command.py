@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +10,7 @@ from ...ir.errors import BackendUnavailableError, InputError
 from ...ir.progress import Progress
 from ...pipeline.bundle import read_bundle
 from ...pipeline.manifest import Manifest
+from ...pipeline.records import write_whole
 
 REPORT = "report.html"
 _LIBRARIES = ("jinja2", "matplotlib")
@@ -43,7 +41,8 @@ def run_report(
 
     manifest = read_bundle(bundle)
     text = make_page(bundle, manifest, read_benches(benches, manifest), progress)
-    return manifest, _write_whole(out, text)
+    write_whole(out, text)
+    return manifest, out.stat().st_size
 
 
 def add_report(folder: Path, manifest: Manifest, progress: Progress) -> None:
@@ -64,21 +63,3 @@ def _check_place(out: Path, bundle: Path, force: bool) -> None:
         )
     if out.exists() and not force:
         raise InputError(f"{out} exists already; choose another -o or give --force to replace it.")
-
-
-def _write_whole(path: Path, text: str) -> int:
-    """What was at `path` stays until the new file is complete; the bytes written."""
-    content = text.encode("utf-8")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)  # mkstemp made it private
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
-    return len(content)

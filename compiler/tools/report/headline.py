@@ -144,6 +144,9 @@ def target_facts(manifest: Manifest, name: str) -> Iterator[tuple[str, str]]:
         scale = "float" if output.scale is None else f"scale {output.scale:.6g}, zero point {output.zero_point}"
         yield f"output {output.name}", scale
     yield "verify allows", f"{entry.tolerance_lsb} LSB, floats {entry.tolerance_float:.2g} of their magnitude"
+    for kernels, other in entry.kernels.items():
+        off = f"up to {other.worst_lsb} LSB off, {other.differing} of {other.total} integers differ"
+        yield f"with {kernels} kernels", f"{off}, {plural(other.flips, 'flip')} of {other.samples}"
     if (drop := entry.max_drop) is not None:
         yield "max-drop", f"{drop.drop:.2f} {drop.unit} lost, {drop.without:.2f} without ({_relieved(drop)})"
 
