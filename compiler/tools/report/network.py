@@ -13,8 +13,8 @@ from ..tables import plural
 from .lanes import Drawing, Step, draw_lanes
 from .plots import Point, Strips, histogram, network_plot
 
-# Modules that a graph is grouped by: the shortest paths that give this many groups.
-_FEWEST_GROUPS = 4
+# Modules that a graph is grouped by: the shortest paths that give so many groups, of so many steps on average.
+_FEWEST_GROUPS, _USUAL_GROUP = 4, 16
 _DEEPEST = 4
 
 
@@ -166,8 +166,9 @@ def _rows(entry: LayersEntry, layers: Sequence[Layer]) -> tuple[tuple[Row, ...],
 
 def _depth(modules: Sequence[str]) -> int:
     """The shortest length of module paths that gives groups enough to find one's way by."""
+    enough = max(_FEWEST_GROUPS, len(modules) // _USUAL_GROUP)
     for depth in range(1, _DEEPEST):
-        if len({_cut(module, depth) for module in modules}) >= _FEWEST_GROUPS:
+        if len({_cut(module, depth) for module in modules}) >= enough:
             return depth
     return _DEEPEST
 

@@ -57,6 +57,8 @@ def test_modules_are_cut_where_there_are_enough_groups() -> None:
     assert _depth(mobilenet) == 2
     assert _depth(["conv1", "layer1.0.conv1", "layer2.0.conv1", "fc"]) == 1
     assert _depth([""]) == 4
+    blocks = [f"part{part}.{block}.conv" for part in range(4) for block in range(20)]
+    assert (_depth(blocks[:60]), _depth(blocks)) == (2, 2), "three groups are too few, and so are four of twenty"
 
 
 def test_the_share_that_is_clipped() -> None:
