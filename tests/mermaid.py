@@ -1,4 +1,4 @@
-"""Graphs as Mermaid flowcharts, which GitHub draws: a graph before and after a pass, side by side.
+"""Graphs as Mermaid flowcharts, which GitHub draws: a graph before a pass and, below it, after it.
 
 Colours say what runs in float, what on integers, and where values are quantized; a thick border marks what the
 pass made, moved or changed. Labels hold two digits of each number, so that they are the same on every processor.
@@ -23,17 +23,17 @@ _STYLES = """\
   classDef int8data fill:#e3f2fd,stroke:#0d47a1,color:#000
   classDef border fill:#eeeeee,stroke:#616161,color:#000
   classDef changed stroke-width:4px"""
-_MOST_VALUES = 8
+_MOST_VALUES = 12
 
 
 def before_and_after(before: fx.GraphModule, after: fx.GraphModule) -> str:
     """One flowchart of both graphs."""
     known, made = (Counter(_labels(gm).values()) for gm in (before, after))
-    lines = ["flowchart TB"]
+    lines = ['%%{init: {"flowchart": {"wrappingWidth": 320}}}%%', "flowchart TB"]
     for title, letter, gm in (("before", "b", before), ("after", "a", after)):
         new = {label for label in made if gm is after and made[label] > known[label]}
-        lines += [f"  subgraph {title}", *_lines(gm, letter, new), "  end"]
-    return "\n".join([*lines, _STYLES])
+        lines += [f"  subgraph {title}", "    direction LR", *_lines(gm, letter, new), "  end"]
+    return "\n".join([*lines, "  before ~~~ after", _STYLES])
 
 
 def _lines(gm: fx.GraphModule, letter: str, new: Collection[str]) -> Iterator[str]:
