@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from ....backends import registry
 from ...ir.progress import Progress, Silent
+from ...pipeline.layers import FOLDER as LAYERS
 from ...pipeline.layers import read_layers
 from ...pipeline.manifest import Manifest, TargetEntry
 from ..tables import size_text
@@ -91,7 +92,7 @@ def _in_order(manifest: Manifest) -> list[str]:
 
 def _view(folder: Path, manifest: Manifest, name: str, prefix: str) -> TargetView:
     entry = manifest.targets[name]
-    layers = read_layers(folder, name) if f"layers/{name}.json" in manifest.files else None
+    layers = read_layers(folder, name) if f"{LAYERS}/{name}.json" in manifest.files else None
     explanation = read_explanation(folder, name) if f"explain/{name}.json" in manifest.files else None
     return TargetView(
         id=prefix,
