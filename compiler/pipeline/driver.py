@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,15 +159,7 @@ def compile_model(
         judged = data if evaluation is None else evaluation
         with report.timed("verify"):
             report.reference = float_reference(report.float_model.gm, judged, progress)
-        job = _Job(report, data, judged, stats, golden, folder, options, watch, progress)
-        for name, backend in backends.items():
-            try:
-                report.results[name] = _compile_target(job, backend)
-            except FxedgeError as error:
-                _discard(folder, name)
-                report.failures[name] = error
-        if not report.results:
-            raise _all_failed(report)
+        _compile_targets(_Job(report, data, judged, stats, golden, folder, options, watch, progress), backends)
         report.manifest = _manifest(report, backends, data, stats, folder, options, model_name)
         if finish is not None:
             finish(folder, report.manifest)
@@ -241,6 +233,18 @@ class _Job:
     def model(self) -> FloatModel:
         assert self.report.float_model is not None
         return self.report.float_model
+
+
+def _compile_targets(job: _Job, backends: Mapping[str, Backend]) -> None:
+    """Results and failures into the report; raises where nothing could be compiled."""
+    for name, backend in backends.items():
+        try:
+            job.report.results[name] = _compile_target(job, backend)
+        except FxedgeError as error:
+            _discard(job.folder, name)
+            job.report.failures[name] = error
+    if not job.report.results:
+        raise _all_failed(job.report)
 
 
 def _compile_target(job: _Job, backend: Backend) -> TargetResult:

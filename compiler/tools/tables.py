@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-_PLAIN_WIDTH = 132
+_PLAIN_WIDTH = 150
 
 
 def make_console() -> Console:
