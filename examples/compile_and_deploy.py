@@ -48,6 +48,7 @@ def compile_bundle(out: Path, recipe: str) -> None:
         evaluation=fxedge.from_arrays(data.test_images, preprocess, ["image"], labels=data.test_labels),
         options=fxedge.CompileOptions(recipe=recipe),
         model_name="digits",
+        force=True,
     )
     checked = report.results[TARGET].checked
     assert checked.accuracy is not None

@@ -9,10 +9,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from ..ir.errors import BundleError, InputError
 from .manifest import SCHEMA_VERSION, FileEntry, Manifest
@@ -131,6 +134,46 @@ def read_bundle(folder: Path) -> Manifest:
         if name not in manifest.files:
             raise BundleError(f"The manifest of {folder} names {name!r} but gives no hash of it.")
     return manifest
+
+
+def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """The bytes of one file, and these very bytes have the hash: it may have changed since `read_bundle`.
+
+    Raises:
+        BundleError: they have another.
+    """
+    content = (folder / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest.files[name].sha256:
+        raise BundleError(f"{folder / name} was changed: its sha256 is not the one in the manifest.")
+    return content
+
+
+def read_golden(folder: Path, manifest: Manifest, name: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+    """The tensors `wanted` of one of the golden files.
+
+    Raises:
+        BundleError: it was changed, is no safetensors file, or has not all of them.
+    """
+    try:
+        found = load(read_checked(folder, manifest, name))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder / name} is no safetensors file ({error}); the bundle is damaged.") from error
+    names = list(wanted)
+    if absent := [tensor for tensor in names if tensor not in found]:
+        raise BundleError(f"The golden files of {folder} have no tensor {absent[0]!r}; the bundle is damaged.")
+    return {tensor: found[tensor] for tensor in names}
+
+
+def read_golden_inputs(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Those that the bundle was checked on, by name; raises as `read_golden`."""
+    return read_golden(folder, manifest, manifest.golden_inputs, [tensor.name for tensor in manifest.inputs])
+
+
+def one_sample(folder: Path, manifest: Manifest) -> list[np.ndarray]:
+    """The first golden sample, in the order of the inputs; all of a batch whose size is fixed."""
+    golden = read_golden_inputs(folder, manifest)
+    varies = [tensor.shape[:1] == (None,) for tensor in manifest.inputs]
+    return [array[:1] if free else array for array, free in zip(golden.values(), varies, strict=True)]
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -14,17 +14,15 @@ from torch import Tensor, fx
 
 from ...backends.base import Backend
 from ..ir.errors import VerificationError
-from ..ir.nodes import placeholders
 from ..ir.passes import evaluate, flatten_tensors
 from ..ir.progress import Progress
-from ..ir.shapes import tensor_meta
 from ..quant.isa import native_spec
 from ..quant.program import Program, computed_by
 from ..quant.qparams import QParams
 from ..quant.simulate import simulate
 from .accuracy import Share, accuracy, top1
 from .data import Batch, Dataset
-from .fitting import fitting_batches
+from .fitting import fitting_batches, one_sample
 from .hidden import off_when_hidden
 from .parity import (
     EndToEnd,
@@ -153,7 +151,7 @@ def check_target(
         end_to_end, predicted = _evaluate(program, runtime, data, parity_samples, progress)
         _require_end_to_end(name, end_to_end)
         runs = timed_runs if program.spec.own_runtime else 0
-        latency = _time(runtime, list(paths), _one_sample(program, golden_inputs), runs)
+        latency = _time(runtime, list(paths), one_sample(program.gm, golden_inputs), runs)
     scored = None if reference is None or reference.labels is None else accuracy(predicted, reference.labels)
     agreement = None if reference is None else accuracy(predicted, reference.predicted)
     return Checked(nodes, end_to_end, golden, golden_worst, scored, agreement, latency)
@@ -302,13 +300,6 @@ def _time(runtime: RemoteRuntime, keys: list[str], inputs: Sequence[Tensor], rep
         return Latency(int8)
     ratios = [f / i for f, i in zip(seconds[FLOAT], seconds[INT8], strict=True)]
     return Latency(int8, statistics.median(ratios), statistics.median(seconds[FLOAT]))
-
-
-def _one_sample(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The first sample; all of a batch whose size is fixed."""
-    meta = tensor_meta(placeholders(program.gm)[0])
-    fixed = meta is not None and isinstance(meta.shape[0], int)
-    return [tensor if fixed else tensor[:1] for tensor in inputs]
 
 
 def arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:

@@ -28,6 +28,13 @@ def example_inputs(data: Dataset, count: int | None = None) -> tuple[Tensor, ...
     return tuple(torch.cat([t, t]) if len(t) == 1 else t for t in tensors)
 
 
+def one_sample(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The first sample of `inputs`; all of a batch whose size is fixed."""
+    meta = tensor_meta(placeholders(gm)[0])
+    fixed = meta is not None and isinstance(meta.shape[0], int)
+    return [tensor if fixed else tensor[:1] for tensor in inputs]
+
+
 def fixed_batch(model: Capturable, options: CompileOptions) -> int | None:
     """How many samples every batch must have; None where any number will do.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from ..ir.clamps import is_clamp
-from ..ir.constants import constant
+from ..ir.constants import constant, constant_nodes
 from ..ir.nodes import placeholders
 from ..ir.ops import CONV_TRANSPOSE, OPS, SIZE_ARITHMETIC, VIEWS, aten, bound_args
 from ..quant.simulate import run_node
@@ -63,6 +63,7 @@ def recorded_shapes(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[str, t
         for node in gm.graph.nodes:
             if node.op == "call_function":
                 values[node.name] = run_node(gm, node, values)
+    values |= {node.name: constant(gm, node) for node in constant_nodes(gm)}
     return {name: tuple(value.shape) for name, value in values.items() if isinstance(value, Tensor)}
 
 

@@ -176,5 +176,5 @@ class Manifest(Entry):
     passes: tuple[PassEntry, ...]
     float_accuracy: ShareEntry | None
     golden_inputs: str
-    targets: dict[str, TargetEntry]
+    targets: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")], TargetEntry]
     files: dict[str, FileEntry]

@@ -23,6 +23,7 @@ from ..ir.nodes import flat_outputs, placeholders
 from ..ir.passes import Skip
 from ..quant.program import DequantizeStep, IntegerStep, Program, QuantizeStep
 from .calibration import collect
+from .fitting import one_sample
 from .kernel_costs import Form, TargetTable
 from .kernel_work import Shapes, Work, recorded_shapes, work_of
 from .lower import FloatModel, lower, plan_targets
@@ -31,6 +32,7 @@ from .recipes import FAST, MINMAX
 
 # A predicted ratio this near 1 is no verdict.
 _MARGIN = 0.05
+_NOTHING_KNOWN = "the kernel costs of this machine have no figure of any of its kernels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,11 @@ def predict(
         UnsupportedOpsError: the target cannot take it; every node with its reason.
     """
     program, floats = _program(model, backend, options)
-    examples = tuple(tensor[:1] for tensor in model.examples)
     speed = None
     if table is not None:
-        speed = predict_speed(model.gm, program, recorded_shapes(model.gm, examples), table)
+        shapes = recorded_shapes(model.gm, one_sample(model.gm, model.examples))
+        speed = predict_speed(model.gm, program, shapes, table)
+        no_speed = _NOTHING_KNOWN if speed is None else None
     return Prediction(
         backend.spec.name,
         sum(isinstance(step, IntegerStep) for step in program.steps),
@@ -140,8 +143,9 @@ def _conversions(program: Program) -> Iterator[QuantizeStep | DequantizeStep]:
                 yield step
 
 
-def predict_speed(gm: fx.GraphModule, program: Program, shapes: Shapes, table: TargetTable) -> Speed:
-    """The costs of `program`, made of the float graph `gm`, whose values have `shapes`."""
+def predict_speed(gm: fx.GraphModule, program: Program, shapes: Shapes, table: TargetTable) -> Speed | None:
+    """The costs of `program`, made of the float graph `gm`, whose values have `shapes`; None where the table has
+    no figure of any of its kernels."""
     steps = [step for step in program.steps if isinstance(step, IntegerStep)]
     integers = {node.name for step in steps for node in (step.anchor, *step.fused)}
     known = {node.name for node in program.gm.graph.nodes}
@@ -161,6 +165,8 @@ def predict_speed(gm: fx.GraphModule, program: Program, shapes: Shapes, table: T
         part = parts.setdefault(work.kind, [0.0, 0.0])
         part[0] += int8
         part[1] += floats
+    if not counts:
+        return None
     ends, between = _ends(gm, shapes), [table.boundary(count) / 2 for count in _converted(program, shapes)]
     found = [Contribution(kind, counts[kind], *part) for kind, part in parts.items()]
     found.append(Contribution("call", 1, table.call("int8", ends), table.call("float", ends)))

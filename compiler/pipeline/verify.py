@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from ...backends.base import Backend, HasKernels
-from ..ir.errors import BundleError, InputError, VerificationError
+from ..ir.errors import InputError, VerificationError
 from ..ir.progress import Progress, Silent
 from ..quant.isa import native_isa
-from .bundle import read_bundle
+from .bundle import read_bundle, read_golden, read_golden_inputs
 from .check import INT8
 from .driver import usable_backends
 from .manifest import KernelsEntry, Manifest, OutputEntry, TargetEntry
@@ -91,12 +90,8 @@ def _verify_kernels(
     threads: int,
 ) -> TargetVerdict:
     entry = manifest.targets[name]
-    inputs = load_file(folder / manifest.golden_inputs)
-    golden = load_file(folder / owed.golden)
-    wanted = [(tensor.name, inputs) for tensor in manifest.inputs]
-    wanted += [(output.name, golden) for output in entry.outputs]
-    if absent := [tensor for tensor, found in wanted if tensor not in found]:
-        raise BundleError(f"The golden files of {folder} have no tensor {absent[0]!r}; the bundle is damaged.")
+    inputs = read_golden_inputs(folder, manifest)
+    golden = read_golden(folder, manifest, owed.golden, [output.name for output in entry.outputs])
     forms = {INT8: folder / entry.artifact} | {PurePosixPath(form).name: folder / form for form in entry.also}
     try:
         with RemoteRuntime(name, forms, threads, kernels) as runtime:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.completion import completion_init
 
 from ... import __version__
 from ..ir.errors import InputError
@@ -31,8 +32,14 @@ app = typer.Typer(
 )
 
 
+_COMPLETE = "_FXEDGE_COMPLETE"
+
+
 def main() -> None:
-    """The console script."""
+    """The console script; a shell that asks for completions gets them (`_FXEDGE_COMPLETE=source_bash fxedge`)."""
+    if _COMPLETE in os.environ:
+        completion_init()
+        typer.main.get_command(app).main(prog_name="fxedge", complete_var=_COMPLETE)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from ...backends import registry
 from ..ir.errors import BackendUnavailableError, InputError
+from ..ir.progress import Progress
 from ..pipeline.driver import CompileReport, compile_model
+from ..pipeline.manifest import Manifest
 from .config import CompileConfig
 from .exits import DONE, PARTLY_DONE, note
 from .inputs import load_data, load_model
@@ -53,11 +55,21 @@ def run_compile(config: CompileConfig) -> Outcome:
         model_name=loaded.name,
         force=config.force,
         progress=progress,
-        finish=None if no_report else partial(add_report, progress=progress),
+        finish=None if no_report else partial(_add_report, progress, config.quiet),
     )
     if no_report and not config.quiet:
         note(f"the bundle has no {REPORT}: {no_report}")
     return Outcome(report, out, skipped)
+
+
+def _add_report(progress: Progress, quiet: bool, folder: Path, manifest: Manifest) -> None:
+    """A report that cannot be drawn must not cost the bundle."""
+    try:
+        add_report(folder, manifest, progress)
+    except Exception as error:
+        (folder / REPORT).unlink(missing_ok=True)
+        if not quiet:
+            note(f"the bundle has no {REPORT}: it could not be drawn ({type(error).__name__}: {error})")
 
 
 def choose_targets(wanted: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -20,8 +20,8 @@ from ..ir.dump import dump
 from ..ir.errors import InputError
 from ..pipeline.calibration import collect
 from ..pipeline.data import Dataset
-from ..pipeline.driver import example_inputs
 from ..pipeline.entries import pass_entries
+from ..pipeline.fitting import example_inputs, fixed_batch
 from ..pipeline.float_budget import within_budget
 from ..pipeline.lower import FloatModel, plan_targets, prepare
 from ..pipeline.manifest import Manifest, PassEntry, TargetEntry
@@ -82,7 +82,10 @@ def load_examples(config: CompileConfig) -> tuple[str, Capturable, Sequence[Tens
     loaded = load_model(config.model, config.weights, quiet=config.quiet)
     has_data = config.calib is not None or config.model == EMBEDDED
     data = load_data(config, loaded)[0] if has_data else None
-    examples = _examples(loaded) if data is None else example_inputs(data)
+    if data is None:
+        examples = _examples(loaded)
+    else:
+        examples = example_inputs(data, fixed_batch(loaded.model, config.options()))
     return loaded.name, loaded.model, examples, data
 
 

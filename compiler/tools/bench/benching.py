@@ -10,13 +10,12 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from .... import __version__
 from ....backends import registry
-from ...ir.errors import BackendUnavailableError, BundleError, InputError, VerificationError
+from ...ir.errors import BackendUnavailableError, InputError, VerificationError
 from ...ir.progress import Progress
-from ...pipeline.bundle import file_entry, read_bundle
+from ...pipeline.bundle import file_entry, read_bundle, read_golden_inputs
 from ...pipeline.check import FLOAT, INT8
 from ...pipeline.driver import usable_backends
 from ...pipeline.machine import describe_machine
@@ -107,9 +106,7 @@ def _open(folder: Path, options: BenchOptions) -> _Bundle:
     manifest = read_bundle(folder)
     if unknown := [name for name in options.targets if name not in manifest.targets]:
         raise InputError(f"{folder} has no target {unknown[0]!r}; it has {', '.join(manifest.targets)}.")
-    golden = load_file(folder / manifest.golden_inputs)
-    if absent := [tensor.name for tensor in manifest.inputs if tensor.name not in golden]:
-        raise BundleError(f"The golden files of {folder} have no tensor {absent[0]!r}; the bundle is damaged.")
+    golden = read_golden_inputs(folder, manifest)
     first = manifest.inputs[0]
     fixed = first.shape[0] if first.shape else None
     if fixed is not None and options.batch not in (None, fixed):

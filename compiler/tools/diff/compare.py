@@ -9,12 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.numpy import load_file
-
 from ...ir.errors import FxedgeError, InputError
 from ...ir.progress import Progress
 from ...pipeline.accuracy import Share, difference_interval
-from ...pipeline.bundle import read_bundle
+from ...pipeline.bundle import one_sample, read_bundle
 from ...pipeline.driver import usable_backends
 from ...pipeline.layers import LayersEntry, NodeEntry, read_layers
 from ...pipeline.manifest import Manifest, ShareEntry, TargetEntry
@@ -22,6 +20,7 @@ from ...pipeline.runtime import RemoteRuntime
 from ..bench.figures import Ratio, median, paired_ratio
 
 OLD, NEW = "old", "new"
+_NO_ERROR = 200.0  # dB: far beyond what float32 can tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,8 @@ class LatencyChange:
 
 @dataclass(frozen=True, slots=True)
 class TargetDiff:
-    """One target in both bundles; sizes in bytes; None where a bundle does not say."""
+    """One target in both bundles; sizes in bytes; None where a bundle does not say. `has_layers`: both tell what
+    their ops run as."""
 
     target: str
     accuracy: ShareChange | None
@@ -103,6 +103,7 @@ class TargetDiff:
     now_float: tuple[Moved, ...]
     now_int8: tuple[Moved, ...]
     latency: LatencyChange | None
+    has_layers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,8 @@ def diff_bundles(
 
 def _compare(old: Bundle, new: Bundle, target: str, latency: LatencyChange | None) -> TargetDiff:
     before, after = old.manifest.targets[target], new.manifest.targets[target]
-    layers, now_float, now_int8 = _compare_layers(old.layers(target), new.layers(target))
+    described = old.layers(target), new.layers(target)
+    layers, now_float, now_int8 = _compare_layers(*described)
     return TargetDiff(
         target,
         _share_change(before.accuracy, after.accuracy),
@@ -165,6 +167,7 @@ def _compare(old: Bundle, new: Bundle, target: str, latency: LatencyChange | Non
         now_float,
         now_int8,
         latency,
+        None not in described,
     )
 
 
@@ -201,7 +204,11 @@ def _layer_changes(old: LayersEntry, new: LayersEntry) -> Iterator[LayerChange]:
 
 
 def _sqnr(node: NodeEntry | None) -> float | None:
-    return None if node is None or node.value is None or node.value.error is None else node.value.error.sqnr_db
+    """dB; where nothing differs, which has no figure, more than any."""
+    if node is None or node.value is None or node.value.error is None:
+        return None
+    found = node.value.error.sqnr_db
+    return _NO_ERROR if found is None else found
 
 
 def _moved(integers: LayersEntry, floats: LayersEntry) -> Iterator[Moved]:
@@ -239,8 +246,7 @@ def _latencies(
 
 
 def _latency(old: Bundle, new: Bundle, target: str, runs: int, threads: int) -> LatencyChange:
-    inputs = load_file(new.folder / new.manifest.golden_inputs)
-    sample = [inputs[tensor.name][:1] for tensor in new.manifest.inputs]
+    sample = one_sample(new.folder, new.manifest)
     paths = {key: one.folder / one.manifest.targets[target].artifact for key, one in ((OLD, old), (NEW, new))}
     with RemoteRuntime(target, paths, threads) as runtime:
         seconds: Mapping[str, list[float]] = runtime.time(list(paths), sample, runs)

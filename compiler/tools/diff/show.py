@@ -36,7 +36,7 @@ def print_diff(console: Console, diff: BundleDiff, broken: Sequence[str]) -> Non
 
 def markdown(diff: BundleDiff, broken: Sequence[str]) -> str:
     """Fits a pull-request comment; the layers that lost most are folded away."""
-    verdict = f"❌ {plural(len(broken), 'limit')} broken" if broken else "✅ within the limits"
+    verdict = f"❌ {plural(len(broken), 'limit')} broken" if broken else "✅ no limit is broken"
     lines = [f"### fxedge: {verdict}", "", *(f"* {_escape(text)}" for text in broken), *([""] if broken else [])]
     lines += [f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}"]
     lines += [f"| {' | '.join(map(_escape, _cells(found)))} |" for found in diff.targets]
@@ -46,7 +46,7 @@ def markdown(diff: BundleDiff, broken: Sequence[str]) -> str:
             lines += ["", f"<details><summary>{found.target}: layers</summary>", ""]
             lines += [f"* {_escape(text)}" for text in details] + ["", "</details>"]
     lines += ["", *(f"* {_escape(text)}" for text in _remarks(diff))]
-    lines.append(f"* `{_escape(str(diff.old.folder))}` → `{_escape(str(diff.new.folder))}`")
+    lines.append(f"* {_escape(str(diff.old.folder))} → {_escape(str(diff.new.folder))}")
     return _shortened("\n".join(lines))
 
 
@@ -73,7 +73,7 @@ def _cells(found: TargetDiff) -> tuple[str, ...]:
         _share_text(found.agreement),
         "-" if worst is None else f"{worst.change:+.1f} dB",
         _latency_text(found.latency),
-        f"{size_text(old)} → {size_text(new)} ({100 * (new - old) / old:+.1f} %)",
+        f"{size_text(old)} → {size_text(new)} ({100 * (new - old) / max(old, 1):+.1f} %)",
         str(len(found.now_float)),
     )
 
@@ -125,7 +125,7 @@ def _escape(text: str) -> str:
     """Names come from bundles: none may end a cell or become markup."""
     for character in "\\|<>`*_[]":
         text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return " ".join(text.replace("@", "@\u200b").split())  # nobody is to be notified
 
 
 def _shortened(text: str) -> str:

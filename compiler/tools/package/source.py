@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from ...ir.errors import BundleError, InputError
-from ...pipeline.bundle import read_bundle
+from ...pipeline.bundle import read_bundle, read_checked, read_golden
 from ...pipeline.manifest import Manifest, TargetEntry
 from .runtimes import Runtime
 
@@ -71,7 +68,7 @@ def open_source(
     return Source(
         manifest=manifest,
         runtime=runtime,
-        model=_read(folder, manifest, entry.artifact),
+        model=read_checked(folder, manifest, entry.artifact),
         inputs=inputs,
         outputs=outputs,
         labels=() if labels is None else read_labels(labels, classes),
@@ -136,27 +133,14 @@ def require_float32(source: Source, kind: str) -> None:
             )
 
 
-def _read(folder: Path, manifest: Manifest, name: str) -> bytes:
-    """A file's bytes, and these very bytes have the hash: the file may have changed since `read_bundle`."""
-    content = (folder / name).read_bytes()
-    if hashlib.sha256(content).hexdigest() != manifest.files[name].sha256:
-        raise BundleError(f"{folder / name} was changed: its sha256 is not the one in the manifest.")
-    return content
-
-
 def _golden(folder: Path, manifest: Manifest, name: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-    try:
-        found = load(_read(folder, manifest, name))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{folder / name} is no safetensors file ({error}); the bundle is damaged.") from error
-    if absent := [tensor for tensor in wanted if tensor not in found]:
-        raise BundleError(f"The golden files of {folder} have no tensor {absent[0]!r}; the bundle is damaged.")
+    found = read_golden(folder, manifest, name, wanted)
     for tensor in wanted:
         if found[tensor].dtype.name not in DTYPES:
             raise InputError(
                 f"{tensor} of {folder} holds {found[tensor].dtype.name}; packages carry {', '.join(DTYPES)}."
             )
-    return {tensor: found[tensor] for tensor in wanted}
+    return found
 
 
 def _check_shape(folder: Path, name: str, golden: np.ndarray, dtype: str, shape: tuple[int | None, ...]) -> None:

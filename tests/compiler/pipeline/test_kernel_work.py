@@ -67,6 +67,18 @@ def test_products_of_activations() -> None:
     assert _works(Product(), torch.zeros(1, 5, 6)) == [Work("concat", 30), Work("linear_rows", 25 * 6)]
 
 
+def test_a_product_with_a_constant_on_the_left() -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = nn.Parameter(torch.zeros(7, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.matrix @ x
+
+    assert _works(Mixing(), torch.zeros(1, 5, 6))[-1].kind == "linear_rows"
+
+
 def test_an_op_without_a_kernel_of_its_own() -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

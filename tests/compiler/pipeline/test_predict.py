@@ -97,3 +97,18 @@ def test_what_cannot_be_emitted_is_told() -> None:
 
     with pytest.raises(UnsupportedOpsError):
         predict(_prepared(Special()), registry.get("onnx"), OPTIONS, None)
+
+
+def test_a_table_without_figures_of_the_nets_kernels() -> None:
+    found = predict(_prepared(Broken()), registry.get("onnx"), OPTIONS, table("softmax"))
+    assert (found.speed, found.no_speed) == (
+        None,
+        "the kernel costs of this machine have no figure of any of its kernels",
+    )
+
+
+def test_a_batch_of_fixed_size_stays_whole() -> None:
+    options = CompileOptions(dynamic_axes=())
+    model = prepare(Broken().eval(), (torch.randn(4, 3, 8, 8),), options)
+    speed = _speed(predict(model, registry.get("onnx"), options, table("conv3x3")))
+    assert speed.float_seconds == pytest.approx(4 * 4e-9 * 64 * 4 * 27)

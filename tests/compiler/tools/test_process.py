@@ -1,5 +1,6 @@
 """The installed command as a process: signals, pipes, terminals, a disk that is really full."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -109,3 +110,24 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, target: str):
         "Free some space or choose another -o.\n"
     )
     assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("fxedge com", "compile"), ("fxedge compile --rec", "--recipe"), ("fxedge di", "diff")]
+)
+def test_a_shell_completes(tmp_path: Path, words: str, expected: str):
+    asked = {"_FXEDGE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-m", "fxedge"], cwd=tmp_path, env=os.environ | asked, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [expected], "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_what_a_shell_reads_to_complete(tmp_path: Path, shell: str):
+    asked = os.environ | {"_FXEDGE_COMPLETE": f"source_{shell}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fxedge"], cwd=tmp_path, env=asked, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"_FXEDGE_COMPLETE=complete_{shell}" in done.stdout

@@ -12,8 +12,16 @@ import pytest
 from fxedge.compiler.ir.errors import InputError
 from fxedge.compiler.ir.progress import Silent
 from fxedge.compiler.pipeline.accuracy import Share
+from fxedge.compiler.pipeline.layers import NodeEntry, read_layers
 from fxedge.compiler.tools.bench.figures import Ratio
-from fxedge.compiler.tools.diff.compare import BundleDiff, LatencyChange, LayerChange, ShareChange, diff_bundles
+from fxedge.compiler.tools.diff.compare import (
+    BundleDiff,
+    LatencyChange,
+    LayerChange,
+    ShareChange,
+    _layer_changes,
+    diff_bundles,
+)
 from fxedge.compiler.tools.diff.limits import Limits, broken_limits
 from fxedge.compiler.tools.diff.show import diff_json, markdown
 from small_compile import compile_small
@@ -70,7 +78,7 @@ def test_a_bundle_is_as_it_was(old: Path) -> None:
         assert found.size[0] == found.size[1]
         assert found.accuracy is not None
         assert found.accuracy.points == 0
-    assert broken_limits(same, Limits(0, 0, 0, 0, 0, 0)) == ()
+    assert broken_limits(same, Limits(0, 0, 0, None, 0, 0)) == ()
 
 
 def test_nothing_in_common(old: Path, new: Path) -> None:
@@ -98,8 +106,39 @@ def test_each_limit(changed: BundleDiff) -> None:
         "onnx: the SQNR of conv2d fell by 10.0 dB (allowed 9.5)",
         "onnx: latency is 1.30× [1.20, 1.40] of the old one (allowed 1.19)",
         "onnx: the artifact grew by 10.0 % (allowed 9 %)",
-        "onnx: 1 ops newly run in float (allowed 0)",
+        "onnx: 1 op newly in float (allowed 0)",
     )
+
+
+def test_a_limit_that_cannot_be_checked_is_broken(changed: BundleDiff) -> None:
+    blind = dataclasses.replace(
+        changed.targets[0], accuracy=None, agreement=None, layers=(), latency=None, has_layers=False
+    )
+    diff = dataclasses.replace(changed, targets=(blind,), lost=())
+    assert broken_limits(diff, Limits()) == ()
+    assert broken_limits(diff, Limits(1, 1, 1, 1, 100, 0)) == (
+        "onnx: accuracy could not be checked: a bundle does not have it",
+        "onnx: agreement with float could not be checked: a bundle does not have it",
+        "onnx: --max-sqnr-drop could not be checked: no layer's error is known in both",
+        "onnx: --max-slowdown could not be checked: there are no latencies, or too few runs",
+        "onnx: --max-new-floats could not be checked: a bundle does not say what its ops run as",
+    )
+
+
+def test_a_layer_that_was_perfect_can_fall(new: Path, tmp_path: Path) -> None:
+    layers = read_layers(new, "onnx")
+    assert layers is not None
+    perfect = [_without_error(node) for node in layers.nodes]
+    found = list(_layer_changes(layers.model_copy(update={"nodes": tuple(perfect)}), layers))
+    assert [layer.old for layer in found] == [200.0, 200.0]
+    assert all(layer.change < -150 for layer in found)
+
+
+def _without_error(node: NodeEntry) -> NodeEntry:
+    if node.value is None or node.value.error is None:
+        return node
+    error = node.value.error.model_copy(update={"sqnr_db": None})
+    return node.model_copy(update={"value": node.value.model_copy(update={"error": error})})
 
 
 def test_noise_alone_is_not_too_slow(changed: BundleDiff) -> None:
@@ -137,7 +176,7 @@ def test_markdown_of_a_good_change(old: Path) -> None:
     size = (old / "onnx" / "model.onnx").stat().st_size
     accuracy = markdown(same, ()).splitlines()[4].split(" | ")[1]
     assert markdown(same, ()).splitlines()[:5] == [
-        "### fxedge: ✅ within the limits",
+        "### fxedge: ✅ no limit is broken",
         "",
         "| target | accuracy | as float | worst layer | latency | size | newly float |",
         "|---|---|---|---|---|---|---|",
@@ -159,7 +198,7 @@ def test_the_command(fxedge: Callable, old: Path, new: Path, tmp_path: Path) -> 
     assert (status, err) == (1, "")
     assert out.splitlines()[-2:] == [
         "BROKEN  x86 is gone: the new bundle has no such target",
-        "BROKEN  onnx: 1 ops newly run in float (allowed 0)",
+        "BROKEN  onnx: 1 op newly in float (allowed 0)",
     ]
     status, out, err = fxedge("diff", new, new, "--runs", "0", "--json")
     assert (status, json.loads(out)["broken"], err) == (0, [], "")
