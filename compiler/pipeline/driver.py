@@ -183,9 +183,11 @@ def _batches(data: Dataset) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
 
 
 def golden_inputs(data: Dataset, count: int) -> tuple[Tensor, ...]:
-    """The first `count` samples."""
+    """The first `count` samples, or as many as come before one of another size."""
     found: list[tuple[Tensor, ...]] = []
     for batch in data:
+        if found and any(a.shape[1:] != b.shape[1:] for a, b in zip(found[0], batch.inputs, strict=True)):
+            break
         found.append(batch.inputs)
         if sum(len(inputs[0]) for inputs in found) >= count:
             break

@@ -49,14 +49,19 @@ class Selected:
         return self.source.class_names
 
     def batches(self, batch_size: int) -> Iterator[RawBatch]:
-        """Batches of `batch_size`, the last one maybe smaller. Raises InputError if nothing is kept."""
+        """Batches of `batch_size`; the last one, and one before samples of another size, maybe smaller. Raises
+        InputError if nothing is kept."""
         position, held, empty = 0, None, True
         for raw in self.source.batches(batch_size):
             size = len(raw.inputs[0])
             rows = [row for row in range(size) if self.keep(position + row)]
             position += size
             if rows:
-                held, empty = _join(held, _take(raw, rows)), False
+                taken, empty = _take(raw, rows), False
+                if held is not None and not _is_alike(held, taken):
+                    yield held
+                    held = None
+                held = _join(held, taken)
             while held is not None and len(held.inputs[0]) >= batch_size:
                 yield cut(held, 0, batch_size)
                 held = _rest(held, batch_size)
@@ -72,6 +77,12 @@ class Selected:
 def _take(raw: RawBatch, rows: list[int]) -> RawBatch:
     labels = None if raw.labels is None else raw.labels[rows]
     return RawBatch(tuple(array[rows] for array in raw.inputs), labels)
+
+
+def _is_alike(first: RawBatch, second: RawBatch) -> bool:
+    """Samples of the same size: sentences of another length cannot share a batch."""
+    pairs = zip(first.inputs, second.inputs, strict=True)
+    return all(left.shape[1:] == right.shape[1:] for left, right in pairs)
 
 
 def _join(first: RawBatch | None, second: RawBatch) -> RawBatch:

@@ -290,3 +290,10 @@ def test_max_drop_keeps_layers_float_and_says_which(tmp_path: Path):
     assert entry.max_drop is not None
     assert (entry.max_drop.floats, entry.max_drop.unit) == (found.relief.floats, "% of the outputs' magnitude")
     assert entry.integer_ops == 0
+
+
+def test_golden_samples_have_one_size() -> None:
+    batches = [(torch.zeros(2, 5),), (torch.zeros(2, 5),), (torch.zeros(2, 7),)]
+    data = from_arrays(batches, None, ["x"], 2)
+    assert [tuple(tensor.shape) for tensor in golden_inputs(data, 3)] == [(3, 5)]
+    assert [tuple(tensor.shape) for tensor in golden_inputs(data, 6)] == [(4, 5)]

@@ -112,3 +112,9 @@ def test_too_few_samples_and_wrong_shares():
         assert failure(numbered(8), share) == (
             f"the share of samples to hold out is {share}: it must lie between 0 and 1"
         )
+
+
+def test_samples_of_other_sizes_are_in_other_batches():
+    batches = [(torch.full((2, wide), float(wide)),) for wide in (3, 3, 5, 4)]
+    few = few_samples(from_arrays(batches, None, ["x"], 4), 6)
+    assert [tuple(batch.inputs[0].shape) for batch in few] == [(3, 3), (2, 5), (1, 4)]
