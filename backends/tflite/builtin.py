@@ -121,12 +121,14 @@ KERNELS: Mapping[OpOverload, Kernel] = {
     aten.sub.Tensor: sub,
     aten.mul.Tensor: fixed_point.mul,
     aten.leaky_relu.default: leaky_relu,
-    aten.hardsigmoid.default: _gates.hardsigmoid,
-    aten.hardswish.default: _gates.hardswish,
     aten.silu.default: _gates.silu,
     aten.adaptive_avg_pool1d.default: mean,
     aten.adaptive_avg_pool2d.default: mean,
     aten.mean.dim: mean,
 }
-# Known to within 1 LSB: the last few elements (`fixed_point.add`).
-SUMS: Mapping[OpOverload, Kernel] = {aten.add.Tensor: fixed_point.add}
+# Known to within 1 LSB: the last few elements of a sum (`fixed_point.add`), and what is made of one.
+SUMS: Mapping[OpOverload, Kernel] = {
+    aten.add.Tensor: fixed_point.add,
+    aten.hardsigmoid.default: _gates.hardsigmoid,
+    aten.hardswish.default: _gates.hardswish,
+}

@@ -201,3 +201,9 @@ def test_average_pool_is_that_of_the_delegate(kernel: int, stride: int, tmp_path
 def test_the_target_knows_both_kinds() -> None:
     changed = {op for op, rule in TFLITE.kernels["builtin"].ops.items() if rule.kernel != TFLITE.ops[op].kernel}
     assert changed == builtin.KERNELS.keys() | builtin.SUMS.keys()
+
+
+def test_what_holds_a_sum_is_known_as_well_as_a_sum() -> None:
+    own, ops = TFLITE.ops, TFLITE.kernels["builtin"].ops
+    for op in (aten.add.Tensor, aten.hardsigmoid.default, aten.hardswish.default):
+        assert (own[op].tolerance, ops[op].tolerance) == (0, 1)
