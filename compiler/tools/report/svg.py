@@ -1,7 +1,8 @@
 """A matplotlib figure as SVG that stands in a page: small, the same bytes each time, in the page's own colours.
 
 Figures are drawn with the colours of `COLORS`, each of which stands for a variable of the page's style sheet, so
-that one drawing serves light and dark. Names of models and nodes never get here: text in figures is numbers.
+that one drawing serves light and dark. Text in figures is numbers; names of nodes get here in titles alone, which
+are escaped.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def to_svg(figure: Figure, name: str, title: str, *, stretched: bool = False) ->
     for variable, color in COLORS.items():
         text = text.replace(color, f"var(--{variable})")
     shape = ' preserveAspectRatio="none"' if stretched else ""
-    head = f'<svg viewBox="\\1" role="img" aria-label="{html.escape(title)}"{shape}>'
-    text = _HEAD.sub(head, text, count=1).replace("xlink:href", "href")
+    told = f'role="img" aria-label="{html.escape(title)}"{shape}'
+    # not a template: that would read backslashes in the title
+    text = _HEAD.sub(lambda head: f'<svg viewBox="{head[1]}" {told}>', text, count=1).replace("xlink:href", "href")
     text = re.sub(r"\s*\n\s*", " ", text).replace("> <", "><").strip()
     return Markup(_POLYGON.sub(_short_polygon, text))
 

@@ -19,7 +19,7 @@
 
   // A link into a closed or hidden part opens it.
   const reveal = () => {
-    const found = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const found = document.getElementById(location.hash.slice(1));
     if (!found) return;
     const target = found.closest(".target");
     if (target) show(target.id);

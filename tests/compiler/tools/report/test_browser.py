@@ -35,20 +35,21 @@ def chromium() -> str:
     return found
 
 
-def _dom(chromium: str, page: Path, width: int) -> str:
-    """The page after its scripts ran, in a window of that width."""
+def _dom(chromium: str, page: Path, width: int, part: str = "") -> str:
+    """The page, opened at `part`, after its scripts ran, in a window of that width."""
     profile = page.with_suffix(".profile")
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom"]
-    own = [f"--user-data-dir={profile}", f"--window-size={width},800", page.as_uri()]
+    own = [f"--user-data-dir={profile}", f"--window-size={width},800", f"{page.as_uri()}{part}"]
     done = subprocess.run([chromium, *flags, *own], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_script_runs_under_the_policy(explained: Path, chromium: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["", "#%"])
+def test_the_script_runs_under_the_policy(explained: Path, chromium: str, tmp_path: Path, part: str) -> None:
     page = tmp_path / "page.html"
     page.write_text(make_page(explained, read_bundle(explained)), encoding="utf-8")
-    dom = _dom(chromium, page, 1200)
+    dom = _dom(chromium, page, 1200, part)
     assert '<body class="tabs">' in dom
     assert len(re.findall(r'class="target shown"', dom)) == 1
     assert dom.count(">Copy</button>") == 2

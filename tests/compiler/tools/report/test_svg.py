@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import re
 from xml.etree import ElementTree
 
 import matplotlib
+import pytest
 from fxedge.compiler.pipeline.layers import HistogramEntry
 from fxedge.compiler.tools.report.plots import Point, Strips, histogram, interval, network_plot
 from fxedge.compiler.tools.report.svg import COLORS, drawing
@@ -42,6 +44,13 @@ def test_titles_are_escaped() -> None:
     drawn = _all()
     assert "<title>a &lt; b</title>" in drawn["plot"]
     assert 'aria-label="weights of &lt;b&gt;"' in drawn["histogram"]
+
+
+@pytest.mark.parametrize("title", [r"\042\076\074meta", r"\q\1\g<0>"])
+def test_backslashes_in_a_title_are_only_that(title: str) -> None:
+    with drawing():
+        text = str(histogram(Strips(220, 56), FOUND, -0.5, 2.5, title))
+    assert f'aria-label="{html.escape(title)}"' in text
 
 
 def test_numbers_of_axes_are_not_rounded() -> None:
