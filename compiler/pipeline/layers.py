@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor, fx
 
 from ..ir.constants import constant
@@ -28,7 +28,7 @@ from ..quant.qparams import QParams
 from .float_budget import multiplications
 from .layer_errors import LayerError, LayerErrors, parts_within_budget
 from .loss import finite_or_none
-from .manifest import Entry
+from .records import Entry
 
 SCHEMA_VERSION = 1
 FOLDER = "layers"
@@ -37,19 +37,26 @@ _BINS = 64
 _LARGEST = 64 * 2**20  # bytes
 
 Kind = Literal["int8", "float", "quantize", "dequantize"]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class HistogramEntry(Entry):
+class FiniteEntry(Entry):
+    """Figures are drawn and computed with, so none is infinite or NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class HistogramEntry(FiniteEntry):
     """Counts of float values in bins of equal `width` that start at `start`; `low` and `high` are the extremes."""
 
     low: float
     high: float
     start: float
     width: float
-    counts: tuple[int, ...]
+    counts: tuple[Count, ...]
 
 
-class ErrorEntry(Entry):
+class ErrorEntry(FiniteEntry):
     """SQNR (dB; null where nothing differs) and cosine of the accumulated error and of the layer's own."""
 
     sqnr_db: float | None
@@ -58,7 +65,7 @@ class ErrorEntry(Entry):
     own_cosine: float | None
 
 
-class ValueEntry(Entry):
+class ValueEntry(FiniteEntry):
     """The integers of a node's result: parameters, the real numbers `low` to `high` that they cover, and, where
     the float graph has the value, its distribution and the errors."""
 
@@ -70,12 +77,12 @@ class ValueEntry(Entry):
     error: ErrorEntry | None = None
 
 
-class WeightEntry(Entry):
+class WeightEntry(FiniteEntry):
     """A layer's weight: shape, bits, how many scales and their extremes, the distribution of the float weight and
     the SQNR (dB) of the integers that stand for it."""
 
     shape: tuple[int, ...]
-    bits: int
+    bits: int = Field(ge=2, le=8)
     scales: int
     scale_low: float
     scale_high: float
@@ -83,7 +90,7 @@ class WeightEntry(Entry):
     sqnr_db: float | None = None
 
 
-class NodeEntry(Entry):
+class NodeEntry(FiniteEntry):
     """One step of the program: what it computes (`fused`: activations and additions in the same kernel), where it
     comes from, which steps or inputs it reads, and of a float op why it is one. `multiplications` are those of one
     sample, `shape` that of the result, null where it varies."""
@@ -235,9 +242,9 @@ def _value(qparams: QParams, error: LayerError | None, histogram: Histogram | No
 def _error(error: LayerError) -> ErrorEntry:
     return ErrorEntry(
         sqnr_db=finite_or_none(error.sqnr),
-        cosine=None if error.cosine is None else round(error.cosine, 6),
+        cosine=finite_or_none(error.cosine, digits=6),
         own_sqnr_db=finite_or_none(error.own_sqnr),
-        own_cosine=None if error.own_cosine is None else round(error.own_cosine, 6),
+        own_cosine=finite_or_none(error.own_cosine, digits=6),
     )
 
 

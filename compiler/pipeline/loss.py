@@ -103,6 +103,6 @@ def sqnr_of(noise: float) -> float:
     return -10 * math.log10(noise) if noise else math.inf
 
 
-def finite_or_none(value: float | None) -> float | None:
-    """A figure as JSON takes it, to three decimals: an infinite one is null."""
-    return None if value is None or not math.isfinite(value) else round(value, 3)
+def finite_or_none(value: float | None, digits: int = 3) -> float | None:
+    """A figure as JSON takes it, to so many decimals: an infinite one is null."""
+    return None if value is None or not math.isfinite(value) else round(value, digits)

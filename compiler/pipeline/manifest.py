@@ -8,19 +8,14 @@ compilation gives the same bytes; latencies, which are not, are printed and neve
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
 from .preprocess import Preprocess
+from .records import Entry
 
 SCHEMA_VERSION = 1
-
-
-class Entry(BaseModel):
-    """What is read back from a file that may have been changed: no field more, and none of another type."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FileEntry(Entry):
@@ -94,10 +89,16 @@ class SaturationEntry(Entry):
 class ShareEntry(Entry):
     """`hits` of `total`, with the 95 % interval (Wilson)."""
 
-    hits: int
-    total: int
-    low: float
-    high: float
+    hits: int = Field(ge=0)
+    total: int = Field(ge=1)
+    low: float = Field(ge=0, le=1, allow_inf_nan=False)
+    high: float = Field(ge=0, le=1, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> Self:
+        if self.hits > self.total:
+            raise ValueError(f"{self.hits} hits of {self.total}")
+        return self
 
 
 class MaxDropEntry(Entry):

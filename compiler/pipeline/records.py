@@ -18,7 +18,7 @@ _LARGEST_RECORD = 256 * 2**20
 
 
 class Entry(BaseModel):
-    """A part of a record: it never changes, and has no field that the schema does not have."""
+    """A part of a file that may have been changed: no field more than the schema has, and none of another type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -55,7 +55,7 @@ class Headline:
 def make_headline(manifest: Manifest, runs: Sequence[Run], hrefs: Mapping[str, str]) -> Headline:
     """`hrefs`: target -> link, in the order of the rows."""
     shares = [entry.accuracy for entry in manifest.targets.values()] + [manifest.float_accuracy]
-    ends = _ends([share for share in shares if share is not None and share.total])
+    ends = _ends([share for share in shares if share is not None])
     strips = Strips(150, 16)
     rows = tuple(
         HeadRow(
@@ -86,7 +86,7 @@ def _ends(shares: Sequence[ShareEntry]) -> tuple[float, float]:
 
 
 def _scored(strips: Strips, entry: ShareEntry | None, ends: tuple[float, float]) -> Scored | None:
-    if entry is None or not entry.total:
+    if entry is None:
         return None
     share = Share(entry.hits, entry.total)
     low, high = share.interval
@@ -95,7 +95,7 @@ def _scored(strips: Strips, entry: ShareEntry | None, ends: tuple[float, float])
 
 
 def _percent(entry: ShareEntry | None) -> str:
-    return "–" if entry is None or not entry.total else f"{100 * entry.hits / entry.total:.1f} %"
+    return "–" if entry is None else f"{100 * entry.hits / entry.total:.1f} %"
 
 
 def _sizes(manifest: Manifest, entry: TargetEntry) -> dict[str, str]:

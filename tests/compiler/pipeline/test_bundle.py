@@ -219,6 +219,22 @@ def test_a_manifest_with_another_type_in_it(copied: Path):
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"total": 0, "hits": 0}, ".total: Input should be greater than or equal to 1"),
+        ({"total": 2, "hits": 3}, ": Value error, 3 hits of 2"),
+        ({"hits": -1}, ".hits: Input should be greater than or equal to 0"),
+        ({"low": float("nan")}, ".low: Input should be a finite number"),
+        ({"high": float("inf")}, ".high: Input should be a finite number"),
+    ],
+)
+def test_a_share_that_is_none(copied: Path, changes: dict[str, float], message: str):
+    share = {"hits": 1, "total": 2, "low": 0.1, "high": 0.9} | changes
+    path = edit_manifest(copied, lambda raw: raw["targets"]["onnx"].update(accuracy=share))
+    assert damage(copied) == f"{path} is not a valid manifest: targets.onnx.accuracy{message}."
+
+
 def test_a_manifest_with_another_preprocessing_step_in_it(copied: Path):
     path = edit_manifest(copied, lambda raw: raw["preprocess"].update(gamma=2.2))
     assert damage(copied) == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,27 @@ def test_what_is_written_can_be_read(bundle: Path, tmp_path: Path) -> None:
     write_layers(tmp_path, _layers(bundle))
     assert read_layers(tmp_path, "onnx") == _layers(bundle)
     assert read_layers(tmp_path, "x86") is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("bits", 10**9, "Input should be less than or equal to 8"),
+        ("bits", 1, "Input should be greater than or equal to 2"),
+        ("scale_high", float("inf"), "Input should be a finite number"),
+        ("scale_low", float("nan"), "Input should be a finite number"),
+    ],
+)
+def test_figures_that_are_none(bundle: Path, tmp_path: Path, field: str, value: float, message: str) -> None:
+    write_layers(tmp_path, _layers(bundle))
+    path = tmp_path / "layers" / "onnx.json"
+    raw = json.loads(path.read_text())
+    at = next(index for index, node in enumerate(raw["nodes"]) if node["weight"] is not None)
+    raw["nodes"][at]["weight"][field] = value
+    path.write_text(json.dumps(raw))
+    with pytest.raises(BundleError) as caught:
+        read_layers(tmp_path, "onnx")
+    assert str(caught.value) == f"{path} does not describe layers: nodes.{at}.weight.{field}: {message}."
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
