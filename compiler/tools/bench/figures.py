@@ -69,10 +69,11 @@ def median_interval(values: Sequence[float]) -> tuple[float, float | None, float
 
 def _sign_rank(count: int) -> int:
     """The largest k with P(binomial(count, 1/2) < k) <= 2.5 %; 0 where there is none."""
-    tail, rank = 1, 0
-    while _TAIL * tail <= 2**count:  # in integers, which neither round nor overflow
+    whole, ways, tail, rank = 2**count, 1, 1, 0  # integers, which neither round nor overflow
+    while _TAIL * tail <= whole:
+        ways = ways * (count - rank) // (rank + 1)  # to have one more of them below
+        tail += ways
         rank += 1
-        tail += math.comb(count, rank)
     return rank
 
 
