@@ -89,7 +89,7 @@ class TargetTable(Entry):
 
 
 class KernelTables(Entry):
-    """The whole file. `taken` is in UTC, ISO 8601."""
+    """The whole file. `taken`, in UTC, ISO 8601, and `machine` are those of the last calibration."""
 
     schema_version: int = SCHEMA_VERSION
     fxedge: str
@@ -149,7 +149,7 @@ def table_path(folder: Path, target: str, machine: MachineEntry, versions: Mappi
 
 
 def store_tables(folder: Path, tables: KernelTables) -> list[Path]:
-    """Write one file for each target, in place of what was known of it; their paths.
+    """Write one file for each target; their paths. Tables of other numbers of threads stay in it.
 
     Raises:
         OSError: the cache cannot be written.
@@ -157,10 +157,23 @@ def store_tables(folder: Path, tables: KernelTables) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for target in dict.fromkeys(table.target for table in tables.tables):
-        own = tuple(table for table in tables.tables if table.target == target)
-        paths.append(table_path(folder, target, tables.machine, own[0].versions))
-        write_json(paths[-1], tables.model_copy(update={"tables": own}).model_dump(mode="json"))
+        own = {table.threads: table for table in tables.tables if table.target == target}
+        path = table_path(folder, target, tables.machine, next(iter(own.values())).versions)
+        merged = {table.threads: table for table in _known(path) if table.target == target} | own
+        update = {"tables": tuple(merged[threads] for threads in sorted(merged))}
+        write_json(path, tables.model_copy(update=update).model_dump(mode="json"))
+        paths.append(path)
     return paths
+
+
+def _known(path: Path) -> tuple[TargetTable, ...]:
+    """What an earlier calibration left; of a damaged file nothing, so that it is replaced."""
+    if not path.exists():
+        return ()
+    try:
+        return read_record(path, KernelTables, WHAT, SCHEMA_VERSION).tables
+    except InputError:
+        return ()
 
 
 def find_table(

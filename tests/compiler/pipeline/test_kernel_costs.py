@@ -115,6 +115,18 @@ def test_stored_by_target_and_found_again(tmp_path: Path):
     assert find_table(folder, "x86", MACHINE, VERSIONS, 1) == other
 
 
+def test_tables_of_other_numbers_of_threads_stay(tmp_path: Path):
+    old, one, two = table(costs("float", point(1, 9e-6))), table(costs("float", point(1, 1e-6))), table(threads=2)
+    store_tables(tmp_path, tables(old))
+    store_tables(tmp_path, tables(two))
+    (path,) = store_tables(tmp_path, tables(one))
+    assert find_table(tmp_path, "onnx", MACHINE, VERSIONS, 1) == one
+    assert find_table(tmp_path, "onnx", MACHINE, VERSIONS, 2) == two
+    path.write_text("{")
+    store_tables(tmp_path, tables(two))
+    assert find_table(tmp_path, "onnx", MACHINE, VERSIONS, 2) == two
+
+
 def test_another_processor_or_version_has_no_table(tmp_path: Path):
     store_tables(tmp_path, tables(table()))
     idle = MACHINE.model_copy(update={"load": 0.0, "governor": "powersave"})
