@@ -161,7 +161,8 @@ BENCH: Mapping[str, Flag] = {
         Annotated[int | None, typer.Option(metavar="N", min=1, help="Samples at a time. Default: 1.")],
     ),
     "runs": Flag(
-        Annotated[int, typer.Option(metavar="N", min=1, help="Timed runs of an artifact, at most.")], 100
+        Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Timed runs of an artifact, at most.")],
+        100,
     ),
     "seconds": Flag(
         Annotated[

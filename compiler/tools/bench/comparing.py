@@ -15,13 +15,11 @@ from rich.console import Console
 
 from ...ir.errors import InputError
 from ...pipeline.machine import SAME_MACHINE
-from ...pipeline.records import read_record
 from ..tables import make_table, plural, print_table
 from .figures import Ratio, unpaired_ratio
-from .record import SCHEMA_VERSION, BenchRecord, ResultEntry
+from .record import BenchRecord, ResultEntry, read_bench
 
 SLOWER, FASTER, SAME = "slower", "faster", "same"
-WHAT = "a record that fxedge bench --json wrote"
 
 _Key = tuple[str, str, str, int, int, int]
 
@@ -53,8 +51,7 @@ class Comparison:
 
 def compare_files(old: Path, new: Path, *, margin: float, force: bool) -> Comparison:
     """Read two records and compare them, as `compare`."""
-    records = [read_record(path, BenchRecord, WHAT, SCHEMA_VERSION) for path in (old, new)]
-    return compare(*records, margin=margin, force=force)
+    return compare(read_bench(old), read_bench(new), margin=margin, force=force)
 
 
 def compare(old: BenchRecord, new: BenchRecord, *, margin: float = 0.05, force: bool = False) -> Comparison:

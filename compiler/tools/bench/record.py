@@ -5,12 +5,21 @@ The schema's version rises where older records can no longer be read; a field th
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 from pydantic import Field
 
 from ...pipeline.machine import MachineEntry
-from ...pipeline.records import Entry
+from ...pipeline.records import Entry, read_record
 
 SCHEMA_VERSION = 1
+WHAT = "a record that fxedge bench --json wrote"
+
+_MOST_RUNS = 100_000  # as many as --runs allows
+_MOST_RESULTS = 10_000
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class SettingsEntry(Entry):
@@ -42,10 +51,10 @@ class ResultEntry(Entry):
     sha256: str
     size: int
     versions: dict[str, str]
-    seconds: tuple[float, ...] = Field(min_length=1)
-    median: float
-    p90: float
-    p99: float
+    seconds: tuple[Seconds, ...] = Field(min_length=1, max_length=_MOST_RUNS)
+    median: Seconds
+    p90: Seconds
+    p99: Seconds
     samples_per_second: float
     cold_start: float
     first_load: float
@@ -87,6 +96,15 @@ class BenchRecord(Entry):
     machine: MachineEntry
     libraries: dict[str, str]
     settings: SettingsEntry
-    results: tuple[ResultEntry, ...]
-    ratios: tuple[RatioEntry, ...]
-    skipped: tuple[SkipEntry, ...] = ()
+    results: tuple[ResultEntry, ...] = Field(max_length=_MOST_RESULTS)
+    ratios: tuple[RatioEntry, ...] = Field(max_length=_MOST_RESULTS)
+    skipped: tuple[SkipEntry, ...] = Field((), max_length=_MOST_RESULTS)
+
+
+def read_bench(path: Path) -> BenchRecord:
+    """The record at `path`; every time in it is finite and above 0.
+
+    Raises:
+        InputError: it is none, or of another schema.
+    """
+    return read_record(path, BenchRecord, WHAT, SCHEMA_VERSION)

@@ -6,7 +6,6 @@ measured beside them (`--against`) are shown too.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,7 @@ from markupsafe import Markup
 from ...ir.errors import InputError
 from ...pipeline.machine import MachineEntry
 from ...pipeline.manifest import Manifest
-from ...pipeline.records import read_record
-from ..bench.comparing import WHAT
-from ..bench.record import SCHEMA_VERSION, BenchRecord, RatioEntry, ResultEntry
+from ..bench.record import BenchRecord, RatioEntry, ResultEntry, read_bench
 from .plots import Strips, latencies
 
 _INT8, _FLOAT = "int8", "float"
@@ -59,21 +56,6 @@ def read_benches(paths: Iterable[Path], manifest: Manifest) -> tuple[Run, ...]:
         InputError: one is no record, or measured nothing of this bundle.
     """
     return tuple(run for path in paths for run in _runs(path, read_bench(path), manifest))
-
-
-def read_bench(path: Path) -> BenchRecord:
-    """One record.
-
-    Raises:
-        InputError: it is none, or of another schema.
-    """
-    record = read_record(path, BenchRecord, WHAT, SCHEMA_VERSION)
-    times = (
-        time for result in record.results for time in (*result.seconds, result.median, result.p90, result.p99)
-    )
-    if not all(math.isfinite(time) and time >= 0 for time in times):
-        raise InputError(f"{path} has times that are no times; give {WHAT}.")
-    return record
 
 
 def _runs(path: Path, record: BenchRecord, manifest: Manifest) -> list[Run]:

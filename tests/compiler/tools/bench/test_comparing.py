@@ -115,6 +115,27 @@ def test_the_command(fxedge: Callable, tmp_path: Path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("times", "wrong"),
+    [
+        ([0.0] * 9, "seconds.0: Input should be greater than 0"),
+        ([1e-3, -1e-3], "seconds.1: Input should be greater than 0"),
+        ([float("nan")], "seconds.0: Input should be a finite number"),
+        ([1e-3] * 100_001, "seconds: Tuple should have at most 100000 items after validation, not 100001"),
+    ],
+)
+def test_times_that_are_none(fxedge: Callable, tmp_path: Path, times: list[float], wrong: str):
+    old, new = written(tmp_path, "old.json", record(result())), tmp_path / "new.json"
+    raw = record(result()).model_dump(mode="json")
+    raw["results"][0]["seconds"] = times
+    new.write_text(json.dumps(raw))
+    assert fxedge("bench", "--compare", old, new) == (
+        2,
+        "",
+        f"error: {new} is not a record that fxedge bench --json wrote: results.0.{wrong}.\n",
+    )
+
+
 def test_not_two_records(fxedge: Callable, tmp_path: Path):
     old = written(tmp_path, "old.json", record(result()))
     assert fxedge("bench", "--compare", old) == (

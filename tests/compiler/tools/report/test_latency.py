@@ -75,12 +75,13 @@ def test_no_file(explained: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("time", [-1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("time", [-1.0, 0.0, float("inf"), float("nan")])
 def test_times_that_are_none(explained: Path, tmp_path: Path, time: float) -> None:
     record = make_record(explained)
     record["results"][0]["seconds"][1] = time
     path = write_bench(tmp_path / "bench.json", record)
     with pytest.raises(InputError) as caught:
         read_benches([path], read_bundle(explained))
+    wrong = "Input should be greater than 0" if time <= 0 else "Input should be a finite number"
     what = "a record that fxedge bench --json wrote"
-    assert str(caught.value) == f"{path} has times that are no times; give {what}."
+    assert str(caught.value) == f"{path} is not {what}: results.0.seconds.1: {wrong}."
