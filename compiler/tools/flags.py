@@ -189,7 +189,7 @@ BENCH: Mapping[str, Flag] = {
         Annotated[
             bool,
             typer.Option(
-                "--calibrate-machine", help="Measure single kernels and keep their costs for predictions."
+                "--calibrate-machine", help="Measure single kernels and keep their costs in the user's cache."
             ),
         ],
         False,

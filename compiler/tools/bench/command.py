@@ -99,18 +99,25 @@ def _checked(folders: tuple[Path, ...], output: Output) -> Iterator[None]:
 
 
 def run_calibration(targets: tuple[str, ...], threads: tuple[int, ...], runs: int, output: Output) -> int:
-    """Measure kernels and keep their costs: in the user's cache, one file for each target, or in one file.
+    """Measure kernels, print their costs, and keep them in the user's cache, one file for each target.
 
     Raises:
-        InputError: as `calibrate_machine`.
+        InputError: as `calibrate_machine`, or the cache cannot be written; the costs are printed by then.
     """
     output.check()
     progress = make_progress(quiet=output.quiet)
     tables = calibrate_machine(targets, threads=threads, runs=runs, progress=progress)
-    if output.json is None:
-        for path in store_tables(cache_folder(), tables):
-            exits.note(f"costs kept in {path}")
     output.give(tables.model_dump(mode="json"), lambda console: print_costs(console, tables))
+    folder = cache_folder()
+    try:
+        paths = store_tables(folder, tables)
+    except OSError as error:
+        raise InputError(
+            f"The costs could not be kept in {folder}, where predictions look for them: {error.strerror}. Make it "
+            "writable, or name another place by XDG_CACHE_HOME."
+        ) from error
+    for path in paths:
+        exits.note(f"costs kept in {path}")
     return exits.DONE
 
 

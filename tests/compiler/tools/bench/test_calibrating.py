@@ -16,8 +16,9 @@ FEW = [one for kind in ("conv1x1", "gelu", "add") for one in KERNELS if one.kind
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command measures three small kernels."""
+def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command measures three small kernels, and has a cache of its own in `cache`."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(command, "calibrate_machine", functools.partial(calibrate_machine, kernels=FEW))
 
 
@@ -25,7 +26,9 @@ def test_float_and_int8_of_small_kernels(fxedge: Callable, few: None, tmp_path: 
     path = tmp_path / "costs.json"
     given = ("--calibrate-machine", "--target", "onnx", "--runs", 7, "--json", path)
     status, out, err = fxedge("bench", *given)
-    assert (status, err) == (0, "")
+    (kept,) = (tmp_path / "cache" / "fxedge" / "kernels").iterdir()
+    assert (status, err) == (0, f"note: costs kept in {kept}\n")
+    assert kept.read_text() == path.read_text()
     assert [line.split()[2] for line in out.splitlines()[1:]] == [kernel.kind for kernel in FEW]
     (found,) = KernelTables.model_validate_json(path.read_text()).tables
     assert (found.target, found.threads) == ("onnx", 1)
@@ -40,11 +43,15 @@ def test_float_and_int8_of_small_kernels(fxedge: Callable, few: None, tmp_path: 
             assert (point.rest is None) == kernel.anchored
 
 
-def test_kept_in_the_users_cache(fxedge: Callable, few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    status, _, err = fxedge("bench", "--calibrate-machine", "--target", "onnx", "--runs", 1)
-    (path,) = (tmp_path / "fxedge" / "kernels").iterdir()
-    assert (status, err) == (0, f"note: costs kept in {path}\n")
+def test_a_cache_that_cannot_be_written(fxedge: Callable, few: None, tmp_path: Path):
+    (tmp_path / "cache").touch()
+    status, out, err = fxedge("bench", "--calibrate-machine", "--target", "onnx", "--runs", 1)
+    assert status == 2
+    assert len(out.splitlines()) == 1 + len(FEW)
+    assert err == (
+        f"error: The costs could not be kept in {tmp_path}/cache/fxedge/kernels, where predictions look for them: "
+        "Not a directory. Make it writable, or name another place by XDG_CACHE_HOME.\n"
+    )
 
 
 def test_a_kernel_that_a_target_has_in_float_alone():
