@@ -19,7 +19,6 @@ import typer
 from typer.completion import completion_init
 
 from ... import __version__
-from ..ir.errors import InputError
 from . import exits, flags
 
 app = typer.Typer(
@@ -143,8 +142,9 @@ def verify(
 def bench(given: dict[str, Any]) -> None:
     """Measure bundles on this machine, int8 and float by turns; compare two recorded runs; or measure kernels."""
     from .bench.benching import BenchOptions
-    from .bench.command import Output, run_bench, run_calibration, run_compare, run_remote
+    from .bench.command import Output, check_flags, run_bench, run_calibration, run_compare, run_remote
 
+    check_flags(given)
     output = Output(given["json"], bool(given["quiet"]))
     paths = tuple(given["bundles"] or ())
     if given["compare"]:
@@ -163,8 +163,6 @@ def bench(given: dict[str, Any]) -> None:
     )
     if given["adb_binary"] is not None:
         raise typer.Exit(run_remote(paths, options, given["adb_binary"], given["adb"], output))
-    if given["adb"] is not None:
-        raise InputError("--adb chooses a device; say with --adb-binary which program to run there.")
     raise typer.Exit(run_bench(paths, options, output))
 
 

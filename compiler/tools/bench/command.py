@@ -14,7 +14,7 @@ from ...ir.errors import BundleError, InputError, VerificationError
 from ...pipeline.bundle import MANIFEST
 from ...pipeline.kernel_costs import cache_folder, store_tables
 from ...pipeline.records import require_place, write_json
-from .. import exits
+from .. import exits, flags
 from ..progress import make_progress
 from ..tables import make_console, print_json
 from .benching import BenchOptions, bench_bundles
@@ -24,6 +24,15 @@ from .printing import print_bench
 from .remote import bench_remote, print_remote, remote_json
 
 STDOUT = Path("-")
+
+# The jobs that a flag asks for, and what else each takes; without one of them bundles are measured here. All take
+# --json and --quiet.
+_JOBS: Mapping[str, tuple[str, ...]] = {
+    "compare": ("bundles", "margin", "force"),
+    "calibrate_machine": ("target", "threads", "runs"),
+    "adb_binary": ("bundles", "target", "threads", "runs", "adb"),
+}
+_MEASURING = ("bundles", "target", "threads", "batch", "runs", "seconds", "against")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,29 @@ class Output:
             write_json(self.json, value)
 
 
+def check_flags(given: Mapping[str, Any]) -> None:
+    """Whether the arguments of `fxedge bench` go together; those at their defaults do with everything.
+
+    Raises:
+        InputError: two jobs are asked for, or something that the job does not take.
+    """
+    chosen = [name for name, known in flags.BENCH.items() if given[name] not in (known.default, None, [])]
+    job = next((name for name in _JOBS if name in chosen), None)
+    takes = _MEASURING if job is None else (job, *_JOBS[job])
+    extra = next((name for name in chosen if name not in takes), None)
+    if extra is None:
+        return
+    flag = _spelled(extra)
+    if job is not None:
+        raise InputError(f"{_spelled(job)} does not go together with {flag}; leave one of them out.")
+    owner = next(name for name, taken in _JOBS.items() if extra in taken)
+    raise InputError(f"{flag} goes only together with {_spelled(owner)}; add that or leave {flag} out.")
+
+
+def _spelled(name: str) -> str:
+    return "BUNDLE" if name == "bundles" else f"--{name.replace('_', '-')}"
+
+
 def run_bench(folders: tuple[Path, ...], options: BenchOptions, output: Output) -> int:
     """Measure bundles, print the table and write the record; the exit status.
 
@@ -68,8 +100,6 @@ def run_remote(
         InputError: no bundle was given, or as `bench_remote`.
         VerificationError: a bundle is damaged, or the device does not do what it is told.
     """
-    if options.against or options.batch is not None:
-        raise InputError("On a device there is no --against and no --batch: the runtime's own program runs there.")
     with _checked(folders, output):
         found = bench_remote(
             folders,
@@ -125,11 +155,13 @@ def run_compare(files: tuple[Path, ...], *, margin: float, force: bool, output: 
     """Compare two records; a failed check where something became slower.
 
     Raises:
-        InputError: not two files, or as `compare_files`.
+        InputError: not two files, the result would replace one of them, or as `compare_files`.
     """
     if len(files) != 2:
         raise InputError(f"--compare takes two records, OLD.json and NEW.json, not {len(files)}.")
     output.check()
+    if output.json is not None and output.json.resolve() in [file.resolve() for file in files]:
+        raise InputError(f"--json {output.json} is one of the two records; choose another place for the result.")
     found = compare_files(*files, margin=margin, force=force)
     output.give(comparison_json(found), lambda console: print_comparison(console, found))
     return exits.CHECK_FAILED if found.slower else exits.DONE
