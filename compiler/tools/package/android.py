@@ -48,7 +48,8 @@ def build(source: Source) -> Built:
     assets = under(f"assets/{folder}", model_files(source) | {"deploy.json": deploy_json(source, "android")})
     classes = _sources(source, package, folder)
     rules = f"-keep class {_KEPT[source.runtime.name]}.** {{ *; }}\n".encode()
-    aar, notes = _try_aar(package, assets, classes, rules)
+    aar, reason = _try_aar(package, assets, classes, rules)
+    notes = () if reason is None else (f"model.aar was left out, since {reason}; Gradle makes one of the module.",)
     java = f"java/{package.replace('.', '/')}"
     test = {"GoldenTest.java": template("android/java/GoldenTest.java", package=package)}
     files = {
@@ -60,7 +61,7 @@ def build(source: Source) -> Built:
         **manifest_file(source),
         **aar,
         "model/consumer-rules.pro": rules,
-        "README.md": _readme(source, package, folder, bool(aar)),
+        "README.md": _readme(source, package, folder, reason),
         "LICENSES.md": licences(source),
     }
     return Built(files, notes)
@@ -103,12 +104,13 @@ def _gradle(source: Source, package: str) -> Files:
     }
 
 
-def _readme(source: Source, package: str, folder: str, has_aar: bool) -> bytes:
+def _readme(source: Source, package: str, folder: str, no_aar: str | None) -> bytes:
+    """`no_aar`: why there is no model.aar."""
     aar = (
         "**As a library**: put `model.aar` into your app's `libs/` and add to its dependencies\n\n"
         f'```kotlin\nimplementation(files("libs/model.aar"))\nimplementation("{source.runtime.requirement}")\n```'
     )
-    no_aar = "`model.aar` was left out: no JDK was at hand. `gradle :model:assembleRelease` makes one."
+    left_out = f"`model.aar` was left out, since {no_aar}. `gradle :model:assembleRelease` makes one."
     return template(
         "android/README.md",
         model=model_name(source),
@@ -116,18 +118,22 @@ def _readme(source: Source, package: str, folder: str, has_aar: bool) -> bytes:
         runtime=source.runtime.title,
         package=package,
         folder=folder,
-        aar=aar if has_aar else no_aar,
+        aar=aar if no_aar is None else left_out,
     )
 
 
-def _try_aar(package: str, assets: Files, sources: Files, rules: bytes) -> tuple[Files, tuple[str, ...]]:
+def _try_aar(package: str, assets: Files, sources: Files, rules: bytes) -> tuple[Files, str | None]:
+    """`model.aar`, or nothing and the reason."""
     javac = shutil.which("javac")
     if javac is None:
-        return {}, ("model.aar was left out, since javac is not installed; Gradle makes one of the module.",)
+        return {}, "javac is not installed"
     try:
         classes = compile_classes(javac, sources)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        return {}, (f"model.aar was left out, since javac failed: {_first_line(error)}",)
+    except subprocess.TimeoutExpired:
+        return {}, f"javac took more than {_JAVAC_SECONDS} seconds"
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().partition("\n")[0] or f"exit status {error.returncode}"
+        return {}, f"javac failed ({said})"
     files = {
         "AndroidManifest.xml": template("android/aar/AndroidManifest.xml", package=package, min_sdk=MIN_SDK),
         "classes.jar": archive(classes),
@@ -135,12 +141,7 @@ def _try_aar(package: str, assets: Files, sources: Files, rules: bytes) -> tuple
         "proguard.txt": rules,
         **assets,
     }
-    return {"model.aar": archive(files)}, ()
-
-
-def _first_line(error: subprocess.CalledProcessError | subprocess.TimeoutExpired) -> str:
-    text = error.stderr if isinstance(error.stderr, str) else ""
-    return text.strip().split("\n", 1)[0] or str(error)
+    return {"model.aar": archive(files)}, None
 
 
 def compile_classes(javac: str, sources: Files) -> Files:
@@ -152,11 +153,12 @@ def compile_classes(javac: str, sources: Files) -> Files:
     """
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder) / "src", sources)
-        given = [str(Path(folder) / "src" / name) for name in sources]
+        given = [f"src/{name}" for name in sources]
         stubs, out = TEMPLATES / "android" / "stubs", Path(folder) / "out"
         command = [javac, "--release", "8", "-Xlint:-options", "-implicit:none", "-g:source,lines", "-proc:none"]
         subprocess.run(
             [*command, "-encoding", "UTF-8", "-sourcepath", str(stubs), "-d", str(out), *given],
+            cwd=folder,  # so that what javac says names no folder that is gone
             capture_output=True,
             text=True,
             timeout=_JAVAC_SECONDS,

@@ -202,7 +202,35 @@ def test_without_a_jdk(digits_bundle: Path, fxedge: Callable, tmp_path: Path, mo
         "note  model.aar was left out, since javac is not installed; Gradle makes one of the module."
     )
     assert not (tmp_path / "p" / "model.aar").exists()
-    assert "`model.aar` was left out: no JDK was at hand." in (tmp_path / "p" / "README.md").read_text()
+    readme = (tmp_path / "p" / "README.md").read_text()
+    assert "`model.aar` was left out, since javac is not installed. `gradle :model:assembleRelease`" in readme
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("src/Model.java:1: error: no such release", "src/Model.java:1: error: no such release"),
+        ("", "exit status 3"),
+    ],
+)
+def test_a_javac_that_fails(
+    digits_bundle: Path,
+    fxedge: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    reason: str,
+):
+    javac = tmp_path / "javac"
+    javac.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 3\n")
+    javac.chmod(0o755)
+    monkeypatch.setattr(android.shutil, "which", lambda name: str(javac))
+    status, out, err = fxedge("package", digits_bundle, "--as", "android", "-o", tmp_path / "p")
+    assert (status, err) == (0, "")
+    told = f"model.aar was left out, since javac failed ({reason})"
+    assert out.splitlines()[-1] == f"note  {told}; Gradle makes one of the module."
+    readme = (tmp_path / "p" / "README.md").read_text()
+    assert f"`model.aar` {told.removeprefix('model.aar ')}. `gradle :model:assembleRelease`" in readme
 
 
 def test_only_float32(digits_bundle: Path, changed: Callable, fxedge: Callable, tmp_path: Path):
