@@ -21,6 +21,7 @@ from ..ir.errors import BundleError, InputError
 from .manifest import SCHEMA_VERSION, FileEntry, Manifest
 
 MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"  # packages have it, bundles have not
 _LARGEST_MANIFEST = 16 * 2**20
 
 
@@ -60,6 +61,8 @@ def _check_place(out: Path, force: bool, what: str, marks: tuple[str, ...]) -> N
         raise BundleError(f"The folder {out.parent} does not exist; create it or choose another -o.")
     if not out.exists():
         return
+    if SUMS not in marks and (out / SUMS).is_file():
+        raise BundleError(f"{out} is no {what} (it has {SUMS}, as packages do), so it stays; choose another -o.")
     empty = out.is_dir() and not any(out.iterdir())
     missing = [mark for mark in marks if not (out / mark).is_file()]
     if empty or (force and not missing):

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from ..ir.errors import BundleError, InputError
-from ..pipeline.bundle import MANIFEST, writing_bundle
-from .package.contents import SUMS, with_sums, write_files
+from ..pipeline.bundle import MANIFEST, SUMS, writing_bundle
+from .package.contents import with_sums, write_files
 from .package.runtimes import CARRIED
 from .package.source import Source, open_source
 from .progress import make_progress

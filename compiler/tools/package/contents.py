@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ...pipeline.bundle import MANIFEST, manifest_text
+from ...pipeline.bundle import MANIFEST, SUMS, manifest_text
 from .source import ImageForm, Source
 
-SUMS = "SHA256SUMS"
 DEPLOY = "deploy.json"
 TEMPLATES = Path(__file__).parent / "template-files"
 Files = dict[str, bytes]

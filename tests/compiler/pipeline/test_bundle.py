@@ -110,6 +110,16 @@ def test_what_is_in_the_way(tmp_path: Path):
     assert leftovers(tmp_path) == []
 
 
+def test_a_package_is_no_bundle(tmp_path: Path):
+    out = old_bundle(tmp_path / "package")
+    (out / "SHA256SUMS").write_text("kept")
+    for force in (False, True):
+        assert refusal(out, force=force) == (
+            f"{out} is no bundle (it has SHA256SUMS, as packages do), so it stays; choose another -o."
+        )
+    assert (out / "SHA256SUMS").read_text() == "kept"
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk(tmp_path: Path, number: int):
     with pytest.raises(BundleError) as caught, writing_bundle(tmp_path / "b"):
