@@ -10,7 +10,7 @@ from small_compile import patch_missing
 def test_a_good_bundle(fxedge: Callable, bundle: Path):
     assert fxedge("verify", bundle) == (
         0,
-        f"{bundle}: 5 files, all hashes as in the manifest\n"
+        f"{bundle}: 7 files, all hashes as in the manifest\n"
         "target   verdict\n"
         "onnx     passed    output is 0 LSB from the golden outputs (allowed 0)\n",
         "",
