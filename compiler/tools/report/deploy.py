@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ...pipeline.manifest import Manifest, TargetEntry
 from ...pipeline.preprocess import Preprocess
 
-_FOLDER = Path(__file__).parent / "templates" / "deploy"
+_FOLDER = Path(__file__).parent / "template-files" / "deploy"
 
 # Target -> its template, and the distributions that its code imports beside numpy and safetensors.
 _TORCH = ("torch.py.txt", "torch")

@@ -29,7 +29,7 @@ from .network import Network, decibel, view_network
 from .pass_log import LoggedPass, group_skips, log_passes
 from .svg import drawing
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = Path(__file__).parent / "template-files"
 
 
 @dataclass(frozen=True, slots=True)
