@@ -20,7 +20,8 @@ scales = st.floats(2**-12, 2.0)
 points = st.integers(-128, 127)
 
 
-@given(scale=scales, weight_scale=scales, bias=st.lists(st.integers(-(2**22), 2**22), min_size=1, max_size=8))
+# beyond 2**21 three roundings to 24 bits can move an integer; `stored_bias` is what the runtime has in any case
+@given(scale=scales, weight_scale=scales, bias=st.lists(st.integers(-(2**21), 2**21), min_size=1, max_size=8))
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_a_bias_comes_back_from_the_float_that_stands_for_it(
     per_channel: bool, scale: float, weight_scale: float, bias: list[int]
