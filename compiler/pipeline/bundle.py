@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from ..ir.errors import BundleError, InputError
+from ..ir.errors import BundleError
 from .manifest import SCHEMA_VERSION, FileEntry, Manifest
+from .records import Record, read_record
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"  # packages have it, bundles have not
@@ -183,23 +183,13 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise BundleError(f"{folder} is not a bundle (no {MANIFEST}); give a folder that fxedge compile wrote.")
-    if path.stat().st_size > _LARGEST_MANIFEST:
-        raise BundleError(f"{path} is larger than {_LARGEST_MANIFEST} bytes, so it is no manifest.")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not valid JSON ({error}); the bundle is damaged.") from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise BundleError(f"{path} has schema {version!r}; this fxedge reads schema {SCHEMA_VERSION}.")
-    try:
-        return Manifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path} is not a valid manifest: {where}: {first['msg']}.") from error
-    except InputError as error:
-        raise BundleError(f"{path} is not a valid manifest: {error}.") from error
+    return read_bundle_record(path, Manifest, "a valid manifest", SCHEMA_VERSION, _LARGEST_MANIFEST)
+
+
+def read_bundle_record(path: Path, kind: type[Record], what: str, version: int, largest: int) -> Record:
+    """A file of a bundle as `read_record` reads it; what is wrong with it is a BundleError."""
+    remedy = "the bundle is damaged"
+    return read_record(path, kind, what, version, error=BundleError, remedy=remedy, largest=largest)
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry) -> None:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 from torch import Tensor, fx
 
 from ..ir.constants import constant
-from ..ir.errors import BundleError
 from ..ir.nodes import describe, module_path
 from ..ir.ops import OPS, op_name
 from ..ir.progress import Progress, Silent
@@ -25,6 +24,7 @@ from ..quant.histogram import Histogram
 from ..quant.plan import Plan
 from ..quant.program import DequantizeStep, FloatStep, IntegerStep, Program, QuantizeStep, Step
 from ..quant.qparams import QParams
+from .bundle import read_bundle_record
 from .float_budget import multiplications
 from .layer_errors import LayerError, LayerErrors, parts_within_budget
 from .loss import finite_or_none
@@ -164,17 +164,7 @@ def read_layers(folder: Path, target: str) -> LayersEntry | None:
     path = folder / FOLDER / f"{target}.json"
     if not path.is_file():
         return None
-    if path.stat().st_size > _LARGEST:
-        raise BundleError(f"{path} is larger than {_LARGEST} bytes, so it does not describe layers.")
-    try:
-        found = LayersEntry.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BundleError(f"{path} does not describe layers: {where}: {first['msg']}.") from error
-    if found.schema_version != SCHEMA_VERSION:
-        raise BundleError(f"{path} has schema {found.schema_version}; this fxedge reads schema {SCHEMA_VERSION}.")
-    return found
+    return read_bundle_record(path, LayersEntry, "a description of layers", SCHEMA_VERSION, _LARGEST)
 
 
 def _node(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..ir.errors import InputError
+from ..ir.errors import FxedgeError, InputError
 
 _LARGEST_RECORD = 256 * 2**20
 
@@ -23,7 +23,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Record = TypeVar("Record", bound=Entry)
+Record = TypeVar("Record", bound=BaseModel)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -67,26 +67,39 @@ def require_place(path: Path) -> None:
         raise InputError(f"The folder {path.parent} does not exist; create it or choose another place.")
 
 
-def read_record(path: Path, kind: type[Record], what: str, version: int) -> Record:
-    """The record at `path`, checked against its schema. `what` names it in errors ("a record of fxedge bench").
+def read_record(
+    path: Path,
+    kind: type[Record],
+    what: str,
+    version: int,
+    *,
+    error: type[FxedgeError] = InputError,
+    remedy: str | None = None,
+    largest: int = _LARGEST_RECORD,
+) -> Record:
+    """The record at `path`, at most `largest` bytes, checked against its schema. `what` names it in errors ("a
+    record of fxedge bench"); `remedy` is what to do about one that is damaged, by default to give another.
 
     Raises:
-        InputError: no such file, no JSON, or another schema.
+        InputError, or the `error` given: no such file, no JSON, or another schema.
     """
+    remedy = remedy or f"give {what}"
     if not path.is_file():
-        raise InputError(f"{path} does not exist or is no file; give {what}.")
-    if path.stat().st_size > _LARGEST_RECORD:
-        raise InputError(f"{path} is larger than {_LARGEST_RECORD} bytes, so it is not {what}.")
+        raise error(f"{path} does not exist or is no file; {remedy}.")
+    if path.stat().st_size > largest:
+        raise error(f"{path} is larger than {largest} bytes, so it is not {what}.")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); give {what}.") from error
+    except (ValueError, RecursionError) as why:
+        raise error(f"{path} is not valid JSON ({why}); {remedy}.") from why
     found = raw.get("schema_version") if isinstance(raw, dict) else None
     if found != version:
-        raise InputError(f"{path} has schema {found!r}; this fxedge reads schema {version} of {what}.")
+        raise error(f"{path} has schema {found!r}; this fxedge reads schema {version} of {what}.")
     try:
         return kind.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
+    except ValidationError as why:
+        first = why.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path} is not {what}: {where}: {first['msg']}.") from error
+        raise error(f"{path} is not {what}: {where}: {first['msg']}.") from why
+    except InputError as why:  # of what a field stands for
+        raise error(f"{path} is not {what}: {why}.") from why

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from ...ir.errors import BundleError
+from ...pipeline.bundle import read_bundle_record
 from ...pipeline.explain import SCHEMA_VERSION
 
 _LARGEST = 64 * 2**20
@@ -59,14 +59,4 @@ def read_explanation(folder: Path, target: str) -> ExplanationRead | None:
     path = folder / "explain" / f"{target}.json"
     if not path.is_file():
         return None
-    if path.stat().st_size > _LARGEST:
-        raise BundleError(f"{path} is larger than {_LARGEST} bytes, so it is no explanation.")
-    try:
-        found = ExplanationRead.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BundleError(f"{path} is no explanation: {where}: {first['msg']}.") from error
-    if found.schema_version != SCHEMA_VERSION:
-        raise BundleError(f"{path} has schema {found.schema_version}; this fxedge reads schema {SCHEMA_VERSION}.")
-    return found
+    return read_bundle_record(path, ExplanationRead, "an explanation", SCHEMA_VERSION, _LARGEST)

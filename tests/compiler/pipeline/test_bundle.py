@@ -218,7 +218,7 @@ def test_an_artifact_without_a_hash(copied: Path):
 
 def test_another_schema(copied: Path):
     path = edit_manifest(copied, lambda raw: raw.update(schema_version=2))
-    assert damage(copied) == f"{path} has schema 2; this fxedge reads schema 1."
+    assert damage(copied) == f"{path} has schema 2; this fxedge reads schema 1 of a valid manifest."
 
 
 def test_a_manifest_with_another_type_in_it(copied: Path):
@@ -264,7 +264,7 @@ def test_a_manifest_that_is_no_json(copied: Path):
 def test_a_manifest_too_large_to_be_one(copied: Path):
     path = copied / "manifest.json"
     os.truncate(path, 2**24 + 1)
-    assert damage(copied) == f"{path} is larger than 16777216 bytes, so it is no manifest."
+    assert damage(copied) == f"{path} is larger than 16777216 bytes, so it is not a valid manifest."
 
 
 def test_a_folder_that_is_no_bundle(tmp_path: Path):

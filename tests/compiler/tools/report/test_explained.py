@@ -26,8 +26,8 @@ def test_none_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 7}, "has schema 7; this fxedge reads schema 1."),
-        ({"passes": 3}, "is no explanation: passes: Input should be a valid array."),
+        ({"schema_version": 7}, "has schema 7; this fxedge reads schema 1 of an explanation."),
+        ({"passes": 3}, "is not an explanation: passes: Input should be a valid tuple."),
     ],
 )
 def test_another_file(explained: Path, tmp_path: Path, change: dict[str, object], message: str) -> None:
