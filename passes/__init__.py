@@ -4,6 +4,7 @@ from .absorb_bias import AbsorbBias
 from .canonicalize import Canonicalize
 from .clean_qdq import CleanQdq
 from .correct_bias import CorrectBias
+from .equalize_activations import EqualizeActivations
 from .equalize_layers import EqualizeLayers
 from .fix_saturation import FixSaturation
 from .fold_batch_norm import FoldBatchNorm
@@ -22,6 +23,7 @@ __all__ = [
     "Canonicalize",
     "CleanQdq",
     "CorrectBias",
+    "EqualizeActivations",
     "EqualizeLayers",
     "FixSaturation",
     "FoldBatchNorm",

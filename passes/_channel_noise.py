@@ -29,8 +29,8 @@ from ..compiler.ir.clamps import is_clamp
 from ..compiler.ir.constants import constant
 from ..compiler.ir.nodes import sole_user
 from ..compiler.ir.ops import OPS, aten
-from ..compiler.ir.passes import flatten_tensors
 from ..compiler.quant.layer_options import LayerOptions
+from ..compiler.quant.output_noise import output_parts
 from ..compiler.quant.walk import takes_any_batch
 from ._channels import ChannelMap, LayerChannels
 
@@ -99,10 +99,12 @@ class ValueNoise:
 
 @dataclass(frozen=True, slots=True)
 class NoiseModel:
-    """Noise of all layers and activations with a free class; float64."""
+    """Noise of all layers and activations with a free class; float64. `signal` is the power of the outputs that it
+    was measured against."""
 
     weights: tuple[WeightNoise, ...]
     values: tuple[ValueNoise, ...]
+    signal: float = 1.0
 
     def total(self, logs: Tensor) -> float:
         """Noise power at the outputs for factors exp(logs) [classes]."""
@@ -175,7 +177,7 @@ def measure_noise(
         chunk = _CHUNK if takes_any_batch(gm) else len(batch[0])
         for start in range(0, len(batch[0]), chunk):
             recorder.add(tuple(tensor[start : start + chunk] for tensor in batch), generator)
-    return NoiseModel(recorder.weights(), recorder.values())
+    return NoiseModel(recorder.weights(), recorder.values(), recorder.signal)
 
 
 def _is_quantized(node: fx.Node) -> bool:
@@ -204,6 +206,8 @@ class _Recorder(fx.Interpreter):
         self._squares = {node: torch.zeros_like(leaf, dtype=torch.float64) for node, leaf in self._weights.items()}
         self._stats: dict[fx.Node, Tensor] = {}
         self._live: dict[fx.Node, Tensor] = {}
+        self._parts, self._outputs = frozenset(output_parts(gm)), list[Tensor]()
+        self.signal = 0.0
 
     def _leaf(self, node: fx.Node) -> Tensor:
         weight = constant(self._gm, node)
@@ -217,13 +221,17 @@ class _Recorder(fx.Interpreter):
         if n in self._ids:
             value = value if value.requires_grad else value.detach().requires_grad_()
             self._live[n] = value
+        if n in self._parts and isinstance(value, Tensor) and value.is_floating_point():
+            self._outputs.append(value)
         return value
 
     def add(self, inputs: tuple[Tensor, ...], generator: torch.Generator) -> None:
-        self._live = {}
+        self._live, self._outputs = {}, []
         with torch.enable_grad():
-            outputs = [item for item in flatten_tensors(self.run(*inputs)) if item.requires_grad]
+            self.run(*inputs)
+        outputs = [item for item in self._outputs if item.requires_grad]
         signs = [_random_signs(item, generator) for item in outputs]
+        self.signal += sum(item.numel() for item in outputs)  # the signs make the mean square of each output 1
         leaves = self._weights | self._live
         found: Sequence[Tensor | None] = [None] * len(leaves)
         if outputs and leaves:

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from ..compiler.ir.channelwise import ELEMENTWISE, WINDOWS
 from ..compiler.ir.constants import constant
+from ..compiler.ir.gains import is_gain
 from ..compiler.ir.nodes import describe
 from ..compiler.ir.ops import OPS, SIZE_ARITHMETIC, VIEWS, aten, bound_args, op_name
 from ._channel_classes import Classes
@@ -37,6 +38,15 @@ class LayerTrace:
     groups: int
 
 
+@dataclass(frozen=True, slots=True)
+class GainTrace:
+    """A gain (see `ir/gains.py`) and the ids of its channels."""
+
+    node: fx.Node
+    in_ids: Tensor
+    out_ids: Tensor
+
+
 @dataclass(slots=True)
 class Trace:
     """What is known while the graph is walked in order."""
@@ -47,6 +57,7 @@ class Trace:
     layers: list[LayerTrace] = field(default_factory=list)
     clamps: list[tuple[fx.Node, Tensor]] = field(default_factory=list)
     constants: list[tuple[fx.Node, int, Tensor]] = field(default_factory=list)
+    gains: list[GainTrace] = field(default_factory=list)
     by_weight: dict[fx.Node, LayerTrace] = field(default_factory=dict)
 
     def of(self, value: object) -> Tensor:
@@ -187,16 +198,28 @@ def _sum_constant(trace: Trace, node: fx.Node, index: int) -> Tensor:
 
 def _product(trace: Trace, node: fx.Node) -> Tensor:
     """x · gate: the result has the factors of x, the gate none. The gate is what is fixed already, else the
-    smaller one, else the second."""
+    smaller one, else the second. A gain gives its result factors of its own."""
     left, right = node.args[:2]
     rank = rank_of(trace.gm, node)
     if rank is None or (_is_constant(left) and _is_constant(right)):
         return opaque(trace, node)
+    if is_gain(node):
+        return _gain(trace, node, rank)
     if _is_constant(left) or _is_constant(right):
         return _aligned(trace.of(right if _is_constant(left) else left), rank)
     scaled, gate = _by_role(trace, left, right)
     trace.classes.fix(trace.of(gate), f"{_name(node)} takes it as a gate")
     return _aligned(trace.of(scaled), rank)
+
+
+def _gain(trace: Trace, node: fx.Node, rank: int) -> Tensor:
+    """A constant for each channel takes up a factor on either side."""
+    value = constant(trace.gm, node.args[1])
+    assert value is not None
+    axis = rank - value.ndim + next(index for index, size in enumerate(value.shape) if size > 1)
+    gain = GainTrace(node, _along(trace, node, axis).expand(value.numel()), trace.classes.fresh(value.numel()))
+    trace.gains.append(gain)
+    return _on_axis(gain.out_ids, axis, rank)
 
 
 def _by_role(trace: Trace, left: object, right: object) -> tuple[object, object]:

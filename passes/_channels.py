@@ -8,6 +8,7 @@ graph sees it. For any positive factors `s` of the free classes (1 for the fixed
     bias[out]       becomes bias / s[out]
     bounds          become  bounds / s                   every op in `clamps`
     constants       become  constant / s                 every one in `constants`: what is added, a norm's gain
+    gain[channel]   becomes gain · s[in] / s[out]        every one in `gains` (see `ir/gains.py`)
 
 so that each value is divided by the factors of its channels; `_rescale.py` does that. Known are convs and
 transposed convs with groups, linears (a flatten before one repeats each channel's class), residual sums, concats,
@@ -83,6 +84,15 @@ class ConstantOperand:
 
 
 @dataclass(frozen=True, slots=True)
+class GainChannels:
+    """A product with a constant, its second argument, of one number for each channel; class ids [channels]."""
+
+    node: fx.Node
+    in_ids: Tensor
+    out_ids: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelMap:
     """Classes are numbered 0 … `count` - 1.
 
@@ -96,6 +106,7 @@ class ChannelMap:
     clamps: tuple[ClampChannels, ...]
     constants: tuple[ConstantOperand, ...]
     reasons: dict[int, str]
+    gains: tuple[GainChannels, ...] = ()
 
     @property
     def free(self) -> Tensor:
@@ -127,6 +138,7 @@ def _numbered(trace: Trace) -> ChannelMap:
     ids = {node: found for node, found in values.items() if found is not None}
     used = [along for _, along in ids.values()]
     used += [item for layer in trace.layers for item in (layer.in_ids, layer.out_ids)]
+    used += [item for gain in trace.gains for item in (gain.in_ids, gain.out_ids)]
     used += [item for _, item in trace.clamps] + [item for _, _, item in trace.constants]
     roots = trace.classes.roots(torch.cat([torch.zeros(0, dtype=torch.int64), *map(torch.flatten, used)])).unique()
 
@@ -146,6 +158,7 @@ def _numbered(trace: Trace) -> ChannelMap:
         tuple(ClampChannels(node, number(ids)) for node, ids in trace.clamps),
         tuple(ConstantOperand(node, index, number(ids)) for node, index, ids in trace.constants),
         {index: reason for index, reason in reasons.items() if reason is not None},
+        tuple(GainChannels(gain.node, number(gain.in_ids), number(gain.out_ids)) for gain in trace.gains),
     )
 
 

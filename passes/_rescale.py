@@ -25,8 +25,8 @@ from ._rewrite import clamp_call, insert_call, replace, stand_in, tensor_of
 def rescale(gm: fx.GraphModule, channels: ChannelMap, factors: Tensor, stats: ChannelStats | None = None) -> int:
     """Divide each value of `gm` by the factors of its channels, positive float64 [channels.count], 1 where fixed.
 
-    Powers of two change no output bit (short of underflow). Gives the number of layers, clamps and constants that
-    changed; `stats`, keyed by weight, are divided with their layers.
+    Powers of two change no output bit (short of underflow). Gives the number of layers, clamps, constants and
+    gains that changed; `stats`, keyed by weight, are divided with their layers.
     """
     done: set[fx.Node] = set()
     changes = 0
@@ -41,6 +41,13 @@ def rescale(gm: fx.GraphModule, channels: ChannelMap, factors: Tensor, stats: Ch
     for operand in channels.constants:
         if _is_scaled(factors, operand.ids):
             _rescale_operand(gm, operand, factors)
+            changes += 1
+    for gain in channels.gains:
+        ratio = factors[gain.in_ids] / factors[gain.out_ids]
+        if bool((ratio != 1).any()):
+            value = constant(gm, gain.node.args[1])
+            assert value is not None
+            _put(gm, gain.node, 1, value * ratio.view(value.shape))
             changes += 1
     return changes
 

@@ -23,25 +23,23 @@ bit. The pinned form relies on evidence that a channel never reaches its bound; 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.constants import constant
 from ..compiler.ir.nodes import describe, placeholders
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
-from ..compiler.ir.progress import Advance
 from ..compiler.ir.stages import Stage
-from ..compiler.quant.layer_options import LayerOptions, matching_options
+from ..compiler.quant.layer_options import LayerOptions, options_over
 from ..compiler.quant.walk import first_samples
-from ._channel_noise import NoiseModel, measure_noise
+from ._channel_noise import measure_noise
 from ._channels import ChannelMap, LayerChannels, channel_map
+from ._factor_search import STEPS, least_noise, without_extremes
 from ._pinned_clamps import (
     Groups,
     PinnedClamp,
@@ -54,10 +52,6 @@ from ._pinned_clamps import (
 )
 from ._rescale import rescale
 
-_LARGEST_FACTOR = 2.0**16
-_SMALLEST_WEIGHT, _LARGEST_WEIGHT = 2.0**-90, 2.0**90  # beyond, factors would meet the ends of float32
-_STEPS = 60  # of the search at most, which ends when a step lowers the noise
-_SETTLED = 5e-4  # by less than this part of it
 _EVIDENCE = 64  # samples that show which channels reach a bound
 
 
@@ -87,21 +81,22 @@ class EqualizeLayers:
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
         names = ", ".join(node.name for node in placeholders(gm))
-        batches = list(first_samples(gm, _samples(ctx), self.samples))
+        batches = list(first_samples(gm, ctx.sample_batches(), self.samples))
         if not batches:
             return PassResult(0, (Skip(names, "without samples nothing is known of what channels hold"),))
-        channels, skipped = _without_extremes(gm, channel_map(gm))
+        channels, skipped = without_extremes(gm, channel_map(gm))
         pinned = pin(channels, _reaches(gm, channels, ctx)) if self.clamp == "pinned" else []
         groups = Groups.of(channels, pinned)
         skipped += [skip for layer in channels.layers if (skip := _fixed(layer, channels)) is not None]
         if bool(groups.fixed.all()):
             return PassResult(0, tuple(skipped))
-        model = measure_noise(gm, channels, batches, self._layer_options(gm), ctx.seed)
+        usual = LayerOptions(weight_bits=self.weight_bits, per_tensor=self.per_tensor_weights)
+        model = measure_noise(gm, channels, batches, options_over(gm, usual, self.layers), ctx.seed)
         before = model.total(torch.zeros(channels.count, dtype=torch.float64))
         if not 0 < before < math.inf:
             return PassResult(0, (*skipped, Skip(names, f"the noise expected of quantization is {before:g}")))
-        with ctx.progress.track("equalize layers", _STEPS) as advance:
-            logs = _minimize(model, groups, advance)
+        with ctx.progress.track("equalize layers", STEPS) as advance:
+            logs = least_noise(model, groups, advance)
         logs = _rounded(logs, groups) if self.powers_of_two else logs
         after = model.total(logs)
         if not after < self.worth * before:
@@ -113,45 +108,14 @@ class EqualizeLayers:
         changes += drop_unreached(gm, pinned)
         return PassResult(changes, tuple(skipped), notes=notes)
 
-    def _layer_options(self, gm: fx.GraphModule) -> Callable[[fx.Node], LayerOptions]:
-        usual = LayerOptions(weight_bits=self.weight_bits, per_tensor=self.per_tensor_weights)
-        special = matching_options(gm, self.layers)
-        return lambda node: special.get(node, LayerOptions()).over(usual)
-
-
-def _samples(ctx: PassContext) -> Iterable[tuple[Tensor, ...]]:
-    """The calibration batches, or the example inputs."""
-    return ctx.batches() if ctx.batches is not None else [ctx.example_inputs] if ctx.example_inputs else []
-
 
 def _reaches(gm: fx.GraphModule, channels: ChannelMap, ctx: PassContext) -> dict[fx.Node, Reach]:
     if ctx.batches is not None:
         samples = itertools.chain(
-            first_samples(gm, _samples(ctx), _EVIDENCE), [ctx.example_inputs] if ctx.example_inputs else []
+            first_samples(gm, ctx.sample_batches(), _EVIDENCE), [ctx.example_inputs] if ctx.example_inputs else []
         )
         return reaches_of_samples(gm, channels, samples)
     return {} if ctx.channel_stats is None else reaches_of_norms(channels, ctx.channel_stats)
-
-
-def _without_extremes(gm: fx.GraphModule, channels: ChannelMap) -> tuple[ChannelMap, list[Skip]]:
-    """Fix the classes whose weights lie at the ends of float32, where a factor would round them."""
-    reasons, skipped = dict(channels.reasons), []
-    for layer in channels.layers:
-        weight = constant(gm, layer.weight)
-        assert weight is not None
-        sizes = (
-            layer.by_group(weight.double().abs()).flatten(3) if weight.ndim > 2 else layer.by_group(weight.abs())
-        )
-        rows = sizes.flatten(2).amax(2).flatten()
-        columns = sizes.transpose(1, 2).flatten(2).amax(2).flatten()
-        for ids, largest in ((layer.out_ids, rows), (layer.in_ids, columns)):
-            extreme = (largest > 0) & ((largest < _SMALLEST_WEIGHT) | (largest > _LARGEST_WEIGHT))
-            if bool(extreme.any()):
-                name, at = describe(layer.node), float(largest[extreme][0])
-                reason = f"{name} has weights at the ends of float32 ({at:.3g})"
-                skipped.append(Skip(layer.node.name, f"{int(extreme.sum())} channels keep their scale: {reason}"))
-                reasons |= {index: reasons.get(index, reason) for index in ids[extreme].tolist()}
-    return dataclasses.replace(channels, reasons=reasons), skipped
 
 
 def _fixed(layer: LayerChannels, channels: ChannelMap) -> Skip | None:
@@ -160,32 +124,6 @@ def _fixed(layer: LayerChannels, channels: ChannelMap) -> Skip | None:
     if not reasons or None in reasons:
         return None
     return Skip(layer.node.name, f"the outputs of {describe(layer.node)} keep their scale: {reasons[0]}")
-
-
-def _minimize(model: NoiseModel, groups: Groups, advance: Advance) -> Tensor:
-    """Logarithms of the factors of least noise, float64 [classes], by L-BFGS from where all are 1."""
-    values = torch.zeros(groups.index.numel(), dtype=torch.float64, requires_grad=True)
-    limit = math.log(_LARGEST_FACTOR)
-
-    def logs() -> Tensor:
-        free = values[groups.index].masked_fill(groups.fixed, 0.0)
-        return groups.within(free.clamp(-limit, limit))
-
-    search = torch.optim.LBFGS(
-        [values], max_iter=_STEPS, tolerance_change=_SETTLED, history_size=20, line_search_fn="strong_wolfe"
-    )
-    asked = itertools.count(1)
-
-    def loss() -> Tensor:
-        search.zero_grad()
-        result = model.smooth(logs()).log()
-        result.backward()
-        advance(min(next(asked), _STEPS))
-        return result
-
-    with torch.enable_grad():
-        search.step(loss)
-    return logs().detach()
 
 
 def _rounded(logs: Tensor, groups: Groups) -> Tensor:

@@ -23,6 +23,7 @@ from fxedge.passes import (
     Canonicalize,
     CleanQdq,
     CorrectBias,
+    EqualizeActivations,
     EqualizeLayers,
     FixSaturation,
     FoldBatchNorm,
@@ -130,6 +131,13 @@ def _equalize_layers() -> Drawn:
     )
 
 
+def _equalize_activations() -> Drawn:
+    a, b = _pointwise(0.125, 1, 8), filled(nn.Conv2d(3, 2, 1), 1, 1)
+    return _float(
+        Calls(lambda m, x: m.b(F.silu(m.a(x))), a=a, b=b), EqualizeActivations(goal=60.0), Canonicalize()
+    )
+
+
 def _split_ranges() -> Drawn:
     a, b = filled(nn.Conv2d(3, 4, 1), 1, 1, 1, 1), filled(nn.Conv2d(4, 4, 3, groups=4), 1, 200, 0.9, 180)
     model = Calls(lambda m, x: m.c(F.hardswish(m.b(F.hardswish(m.a(x))))), a=a, b=b, c=filled(nn.Conv2d(4, 2, 1)))
@@ -233,6 +241,7 @@ EXAMPLES: Mapping[str, Callable[[], Drawn]] = {
     "fold-dead-channels": _fold_dead_channels,
     "smooth-activations": _smooth_activations,
     "equalize-layers": _equalize_layers,
+    "equalize-activations": _equalize_activations,
     "split-ranges": _split_ranges,
     "split-outliers": _split_outliers,
     "absorb-bias": _absorb_bias,

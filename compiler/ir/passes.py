@@ -76,6 +76,10 @@ class PassContext:
     seed: int = 0
     progress: Progress = field(default_factory=Silent)
 
+    def sample_batches(self) -> Iterable[tuple[Tensor, ...]]:
+        """The calibration batches; where there are none, the example inputs."""
+        return self.batches() if self.batches is not None else [self.example_inputs] if self.example_inputs else []
+
 
 class Pass(Protocol):
     """What a pass is. A node that it rewires keeps the shape in `meta["val"]`: a pass that gives a value another

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...passes.canonicalize import Canonicalize
 from ...passes.correct_bias import CorrectBias
+from ...passes.equalize_activations import EqualizeActivations
 from ...passes.equalize_layers import EqualizeLayers
 from ...passes.fix_saturation import FixSaturation
 from ...passes.fold_batch_norm import FoldBatchNorm
@@ -60,6 +61,11 @@ def _fast(options: CompileOptions) -> Recipe:
 
 
 def _default(options: CompileOptions) -> Recipe:
+    equalizing: dict[str, Any] = {
+        "per_tensor_weights": options.per_tensor_weights,
+        "weight_bits": options.weight_bits,
+        "layers": {**dict.fromkeys(options.keep_float, LayerOptions(quantize=False)), **options.layers},
+    }
     return Recipe(
         floats=(
             Canonicalize(),
@@ -67,12 +73,8 @@ def _default(options: CompileOptions) -> Recipe:
             FuseActivation(),
             FoldDeadChannels(),
             SmoothActivations(norms_only=True),
-            EqualizeLayers(
-                per_tensor_weights=options.per_tensor_weights,
-                weight_bits=options.weight_bits,
-                layers={**dict.fromkeys(options.keep_float, LayerOptions(quantize=False)), **options.layers},
-                clamp="pinned",
-            ),
+            EqualizeLayers(**equalizing, clamp="pinned"),
+            EqualizeActivations(**equalizing),
             SplitRanges(options.per_tensor_weights),
             SplitOutliers(**_splitting(options, 0.0)),
         ),

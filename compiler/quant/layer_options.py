@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from torch import fx
@@ -75,6 +75,14 @@ NO_MATCH = (
     "no module or node of the captured graph is called so (batch norms and dropout are gone by then). "
     "fxedge inspect shows what there is."
 )
+
+
+def options_over(
+    gm: fx.GraphModule, usual: LayerOptions, layers: Mapping[str, LayerOptions]
+) -> Callable[[fx.Node], LayerOptions]:
+    """The options of each layer: `usual`, but for what `layers` say of it by glob."""
+    special = matching_options(gm, layers)
+    return lambda node: special.get(node, LayerOptions()).over(usual)
 
 
 def calls_matching(gm: fx.GraphModule, glob: str) -> list[fx.Node]:

@@ -24,6 +24,7 @@ from torch import fx
 
 from ..ir.constants import constant
 from ..ir.errors import InputError
+from ..ir.gains import is_gain
 from ..ir.nodes import describe
 from ..ir.ops import OPS, VIEWS, aten, bound_args, constant_operands, op_name
 from ..ir.passes import Skip
@@ -37,6 +38,7 @@ from .weight_range import WeightRange
 _LEADS = frozenset(OPS) | {aten.matmul.default, aten.bmm.default, aten.mm.default}
 _ANY_INPUT = frozenset({aten.cat.default})
 _PIECES = frozenset({aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default})
+_GAIN = "it gives each channel a scale of its own at an activation"
 _PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 
 
@@ -240,6 +242,8 @@ def _candidate(
         return f"{target.name} has no integer kernel for {op_name(node.target)}"
     if node in kept:
         return kept[node]
+    if is_gain(node):
+        return _GAIN
     if (reason := rule.check(node) or _parameter_reason(gm, node, rule, target)) is not None:
         return reason
     inputs = activation_inputs(node)

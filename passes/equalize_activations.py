@@ -1,0 +1,164 @@
+"""Give channels scales of their own around activations through which no factor passes: SiLU, GELU, hardswish.
+
+    layer -> silu -> readers   becomes   layer · g -> mul 1/g -> silu -> mul h -> readers / h
+
+Cross-layer equalization (`equalize_layers.py`) ends at such an activation, and what it gives is as uneven as
+training left it: in YOLOX-Nano channels of ±0.3 stand beside channels of 70, on one scale of 255 steps. Two
+products with a constant for each channel take up any factors before and behind (gains, see `ir/gains.py`). They
+run in float, as does the activation between them, so the integers on either side have, in effect, a scale for
+each channel, while the layers' kernels see one.
+
+The factors of all channels of the graph minimize the noise expected at its outputs, as in `equalize_layers`. A
+gain costs a float multiplication for each element, and the activation its integer kernel, so the pass does
+nothing where the noise is low enough as it is, and drops the activations that are worth little.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from ..compiler.ir.constants import add_constant, constant
+from ..compiler.ir.gains import breaks_scale
+from ..compiler.ir.nodes import describe, inherit, placeholders
+from ..compiler.ir.ops import OPS, aten
+from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
+from ..compiler.ir.progress import Advance
+from ..compiler.ir.stages import Stage
+from ..compiler.quant.layer_options import LayerOptions, options_over
+from ..compiler.quant.walk import first_samples
+from ._channel_noise import NoiseModel, measure_noise
+from ._channels import ChannelMap, channel_map
+from ._factor_search import STEPS, least_noise, without_extremes
+from ._pinned_clamps import Groups, pin
+from ._rescale import rescale
+from ._rewrite import insert_call, replace, shape_of
+
+_LEAST_SHARE = 0.002  # of the noise left that an activation must save
+
+
+@dataclass(frozen=True, slots=True)
+class EqualizeActivations:
+    """Gains around activations, where the expected noise of int8 is above the signal less `goal` dB.
+
+    `per_tensor_weights`, `weight_bits` and `layers` are as in `EqualizeLayers`; `samples` are read from
+    `ctx.batches`, else the example inputs. `changes` counts the activations that got gains.
+    """
+
+    name: ClassVar[str] = "equalize-activations"
+    requires: ClassVar[Stage] = Stage.FLOAT
+    ensures: ClassVar[Stage] = Stage.FLOAT
+    numerics: ClassVar[Numerics] = "close"
+
+    per_tensor_weights: bool = False
+    weight_bits: int = 8
+    layers: Mapping[str, LayerOptions] = field(default_factory=dict)
+    goal: float = 16.0
+    samples: int = 8
+
+    def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
+        names = ", ".join(node.name for node in placeholders(gm))
+        batches = list(first_samples(gm, ctx.sample_batches(), self.samples))
+        places = _open(gm) if batches else []
+        if not places:
+            return PassResult(0)
+        gains = [gain for place in places for gain in (place.before, place.after)]
+        channels, skipped = without_extremes(gm, channel_map(gm))
+        usual = LayerOptions(weight_bits=self.weight_bits, per_tensor=self.per_tensor_weights)
+        model = measure_noise(gm, channels, batches, options_over(gm, usual, self.layers), ctx.seed)
+        before = model.total(torch.zeros(channels.count, dtype=torch.float64))
+        if not 10 ** (-self.goal / 10) * model.signal < before < math.inf:
+            _close(gm, gains)
+            said = f"int8 is expected to leave the outputs {_decibel(model, before)}: no activation needs a gain"
+            return PassResult(0, (*skipped, Skip(names, said)))
+        with ctx.progress.track("equalize activations", 2 * STEPS) as advance:
+            channels = _without_idle(model, channels, places, advance)
+            logs = _search(model, channels, lambda step: advance(STEPS + step))
+        rescale(gm, channels, logs.exp(), ctx.channel_stats)
+        kept = [gain for gain in gains if not _is_one(gm, gain)]
+        _close(gm, [gain for gain in gains if gain not in kept])
+        after = _decibel(model, model.total(logs))
+        said = f"int8 is expected to leave the outputs {after}, {_decibel(model, before)} without gains"
+        return PassResult(len(kept), tuple(skipped), notes=(Skip(names, said),))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An activation and the gains around it."""
+
+    activation: fx.Node
+    before: fx.Node
+    after: fx.Node
+
+
+def _decibel(model: NoiseModel, noise: float) -> str:
+    return f"{10 * math.log10(model.signal / max(noise, 1e-300)):.1f} dB of signal over noise"
+
+
+def _search(model: NoiseModel, channels: ChannelMap, advance: Advance) -> Tensor:
+    return least_noise(model, Groups.of(channels, pin(channels, {})), advance)
+
+
+def _open(gm: fx.GraphModule) -> list[_Place]:
+    """Gains of 1 on both sides of each activation that reads a layer, in graph order."""
+    return [_open_at(gm, node) for node in list(gm.graph.nodes) if _reads_layer(gm, node)]
+
+
+def _reads_layer(gm: fx.GraphModule, node: fx.Node) -> bool:
+    source = node.args[0] if breaks_scale(node) else None
+    return isinstance(source, fx.Node) and source.target in OPS and _width(gm, source) is not None
+
+
+def _width(gm: fx.GraphModule, layer: fx.Node) -> tuple[int, int] | None:
+    """Channels of a layer's result, if there are several, and the axes behind them."""
+    info = OPS[layer.target]  # type: ignore[index]
+    shape = shape_of(gm, layer)
+    channels = None if shape is None else shape[len(shape) - 1 - info.spatial]
+    return (channels, info.spatial) if isinstance(channels, int) and channels > 1 else None
+
+
+def _open_at(gm: fx.GraphModule, node: fx.Node) -> _Place:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    width = _width(gm, source)
+    assert width is not None
+    ones, meta = torch.ones(width[0], *(1,) * width[1]), source.meta.get("val")
+    scale = add_constant(gm, f"{node.name}_gain", ones, node)
+    before = insert_call(gm, node, aten.mul.Tensor, (source, scale), value=meta)
+    node.update_arg(0, before)
+    scale = add_constant(gm, f"{node.name}_gain", ones, node.next)
+    after = inherit(insert_call(gm, scale.next, aten.mul.Tensor, (node, scale), value=meta), node)
+    node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
+    return _Place(node, before, after)
+
+
+def _close(gm: fx.GraphModule, gains: Iterable[fx.Node]) -> None:
+    for gain in gains:
+        replace(gm, gain, gain.args[0])  # type: ignore[arg-type]
+
+
+def _is_one(gm: fx.GraphModule, gain: fx.Node) -> bool:
+    value = constant(gm, gain.args[1])
+    return value is not None and bool((value == 1).all())
+
+
+def _without_idle(
+    model: NoiseModel, channels: ChannelMap, places: Sequence[_Place], advance: Advance
+) -> ChannelMap:
+    """`channels` with those fixed around each activation that saves little of the noise, one after the other."""
+    logs = _search(model, channels, advance)
+    gains = {gain.node: gain for gain in channels.gains}
+    reasons, left = dict(channels.reasons), model.total(logs)
+    for place in places:
+        ids = torch.cat([gains[place.before].in_ids, gains[place.after].out_ids]).unique()
+        without = logs.clone()
+        without[ids] = 0.0
+        if model.total(without) < (1 + _LEAST_SHARE) * left:
+            reasons |= dict.fromkeys(ids.tolist(), f"{describe(place.activation)} saves little of the noise")
+    return dataclasses.replace(channels, reasons=reasons)
