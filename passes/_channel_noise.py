@@ -120,6 +120,19 @@ class NoiseModel:
             power += float(step**2 * (value.sensitivity * held**2).sum())
         return power / 12
 
+    def touching(self, classes: Tensor) -> NoiseModel:
+        """The part of it that depends on the factors of these classes."""
+        weights = [
+            w for w in self.weights if torch.isin(torch.cat([w.layer.in_ids, w.layer.out_ids]), classes).any()
+        ]
+        values = [value for value in self.values if torch.isin(value.ids, classes).any()]
+        return NoiseModel(tuple(weights), tuple(values), self.signal)
+
+    def classes(self) -> Tensor:
+        """All classes that it depends on, int64."""
+        read = [ids for item in self.weights for ids in (item.layer.in_ids, item.layer.out_ids)]
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *read, *(item.ids for item in self.values)]).unique()
+
     def smooth(self, logs: Tensor) -> Tensor:
         """The same with derivatives everywhere; maxima are taken for somewhat larger. Factors of all layers are
         gathered at once: the search asks often, and single calls are what costs."""

@@ -10,7 +10,8 @@ each channel, while the layers' kernels see one.
 
 The factors of all channels of the graph minimize the noise expected at its outputs, as in `equalize_layers`. A
 gain costs a float multiplication for each element, and the activation its integer kernel, so the pass does
-nothing where the noise is low enough as it is, and drops the activations that are worth little.
+nothing where the noise is low enough as it is, and drops the activations that are worth little: MobileNetV3-Small
+gains half a point of top-1 by it and loses a third of its speed in onnxruntime, so `default` leaves it alone.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from ..compiler.ir.stages import Stage
 from ..compiler.quant.layer_options import LayerOptions, options_over
 from ..compiler.quant.walk import first_samples
 from ._channel_noise import NoiseModel, measure_noise
-from ._channels import ChannelMap, channel_map
+from ._channels import ChannelMap, GainChannels, channel_map
 from ._factor_search import STEPS, least_noise, without_extremes
 from ._pinned_clamps import Groups, pin
 from ._rescale import rescale
-from ._rewrite import insert_call, replace, shape_of
+from ._rewrite import insert_call, replace, shape_of, tensor_of
 
-_LEAST_SHARE = 0.002  # of the noise left that an activation must save
+# What part of the noise an activation must save, over what part of all activations' elements it has.
+_LEAST_WORTH = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class EqualizeActivations:
     per_tensor_weights: bool = False
     weight_bits: int = 8
     layers: Mapping[str, LayerOptions] = field(default_factory=dict)
-    goal: float = 16.0
+    goal: float = 3.0
     samples: int = 8
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
@@ -78,7 +80,7 @@ class EqualizeActivations:
             said = f"int8 is expected to leave the outputs {_decibel(model, before)}: no activation needs a gain"
             return PassResult(0, (*skipped, Skip(names, said)))
         with ctx.progress.track("equalize activations", 2 * STEPS) as advance:
-            channels = _without_idle(model, channels, places, advance)
+            channels = _without_idle(gm, model, channels, places, advance)
             logs = _search(model, channels, lambda step: advance(STEPS + step))
         rescale(gm, channels, logs.exp(), ctx.channel_stats)
         kept = [gain for gain in gains if not _is_one(gm, gain)]
@@ -149,16 +151,53 @@ def _is_one(gm: fx.GraphModule, gain: fx.Node) -> bool:
 
 
 def _without_idle(
-    model: NoiseModel, channels: ChannelMap, places: Sequence[_Place], advance: Advance
+    gm: fx.GraphModule, model: NoiseModel, channels: ChannelMap, places: Sequence[_Place], advance: Advance
 ) -> ChannelMap:
-    """`channels` with those fixed around each activation that saves little of the noise, one after the other."""
+    """`channels` with those fixed around each activation that saves less than its price, the worst ones first."""
     logs = _search(model, channels, advance)
-    gains = {gain.node: gain for gain in channels.gains}
-    reasons, left = dict(channels.reasons), model.total(logs)
-    for place in places:
-        ids = torch.cat([gains[place.before].in_ids, gains[place.after].out_ids]).unique()
-        without = logs.clone()
-        without[ids] = 0.0
-        if model.total(without) < (1 + _LEAST_SHARE) * left:
-            reasons |= dict.fromkeys(ids.tolist(), f"{describe(place.activation)} saves little of the noise")
+    gains, reasons = {gain.node: gain for gain in channels.gains}, dict(channels.reasons)
+    spots = [_Spot.of(gm, model, place, gains) for place in places]
+    everything = sum(spot.price for spot in spots)
+    saved = {spot: spot.saved(logs) for spot in spots}
+    while saved:
+        worst = min(saved, key=lambda spot: saved[spot] / spot.price)
+        if saved[worst] / model.total(logs) >= _LEAST_WORTH * worst.price / everything:
+            break
+        del saved[worst]
+        logs = _fixed(logs, worst.ids)
+        saved |= {spot: spot.saved(logs) for spot in saved if not spot.depends_on.isdisjoint(worst.ids.tolist())}
+        said = f"{describe(worst.place.activation)} saves little noise for what it costs"
+        reasons |= dict.fromkeys(worst.ids.tolist(), said)
     return dataclasses.replace(channels, reasons=reasons)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Spot:
+    """A place, the classes `ids` of its own, the part of the noise that they change, all classes that this part
+    depends on, and the elements of one sample (symbolic sizes at those of the capture)."""
+
+    place: _Place
+    ids: Tensor
+    near: NoiseModel
+    depends_on: frozenset[int]
+    price: float
+
+    @classmethod
+    def of(
+        cls, gm: fx.GraphModule, model: NoiseModel, place: _Place, gains: Mapping[fx.Node, GainChannels]
+    ) -> _Spot:
+        ids = torch.cat([gains[place.before].in_ids, gains[place.after].out_ids]).unique()
+        meta, near = tensor_of(gm, place.activation), model.touching(ids)
+        assert meta is not None
+        price = float(math.prod(int(size) for size in meta.shape[1:]))
+        return cls(place, ids, near, frozenset(near.classes().tolist()), price)
+
+    def saved(self, logs: Tensor) -> float:
+        """The noise that there would be more with the factors of these classes at 1."""
+        return self.near.total(_fixed(logs, self.ids)) - self.near.total(logs)
+
+
+def _fixed(logs: Tensor, ids: Tensor) -> Tensor:
+    fixed = logs.clone()
+    fixed[ids] = 0.0
+    return fixed

@@ -60,7 +60,8 @@ def _fast(options: CompileOptions) -> Recipe:
     )
 
 
-def _default(options: CompileOptions) -> Recipe:
+def _tuned(options: CompileOptions, activations: float) -> Recipe:
+    """`activations`: dB of signal over noise below which they get gains."""
     equalizing: dict[str, Any] = {
         "per_tensor_weights": options.per_tensor_weights,
         "weight_bits": options.weight_bits,
@@ -74,7 +75,7 @@ def _default(options: CompileOptions) -> Recipe:
             FoldDeadChannels(),
             SmoothActivations(norms_only=True),
             EqualizeLayers(**equalizing, clamp="pinned"),
-            EqualizeActivations(**equalizing),
+            EqualizeActivations(**equalizing, goal=activations),
             SplitRanges(options.per_tensor_weights),
             SplitOutliers(**_splitting(options, 0.0)),
         ),
@@ -87,6 +88,10 @@ def _default(options: CompileOptions) -> Recipe:
         calibration=NOISE,
         float_budget=0.1,
     )
+
+
+def _default(options: CompileOptions) -> Recipe:
+    return _tuned(options, activations=3.0)
 
 
 def _data_free(options: CompileOptions) -> Recipe:
@@ -109,7 +114,7 @@ def _splitting(options: CompileOptions, ratio: float) -> dict[str, Any]:
 
 
 def _best(options: CompileOptions) -> Recipe:
-    return dataclasses.replace(_default(options), float_budget=0.2, float_goal=30.0)
+    return dataclasses.replace(_tuned(options, activations=16.0), float_budget=0.2, float_goal=30.0)
 
 
 RECIPES: Mapping[str, Callable[[CompileOptions], Recipe]] = {
