@@ -1,8 +1,8 @@
 """What a run of the command line ends with: exit statuses, and errors as one paragraph on stderr.
 
 0    done
-1    a check failed: deployed differs from simulated, or a bundle that `verify` looked at is damaged
-2    wrong usage or input
+1    a check failed: deployed differs from simulated, something got worse, `verify` found a bundle damaged
+2    wrong usage or input; a damaged bundle, where another command reads it
 3    some targets done and some not
 70   a bug in fxedge: the only case that shows a traceback
 130  Ctrl-C; 143 where SIGTERM ended it; both leave nothing half-written

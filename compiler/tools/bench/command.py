@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ...ir.errors import BundleError, InputError, VerificationError
-from ...pipeline.bundle import MANIFEST
+from ...ir.errors import InputError
 from ...pipeline.kernel_costs import cache_folder, store_tables
 from ...pipeline.records import require_place, write_json
 from .. import exits, flags
@@ -83,10 +81,10 @@ def run_bench(folders: tuple[Path, ...], options: BenchOptions, output: Output) 
     """Measure bundles, print the table and write the record; the exit status.
 
     Raises:
-        InputError: no bundle was given, or as `bench_bundles`. VerificationError: a bundle is damaged.
+        InputError: no bundle was given. Others as `bench_bundles`.
     """
-    with _checked(folders, output):
-        record = bench_bundles(folders, options, make_progress(quiet=output.quiet))
+    _check(folders, output)
+    record = bench_bundles(folders, options, make_progress(quiet=output.quiet))
     output.give(record.model_dump(mode="json"), lambda console: print_bench(console, record))
     return exits.PARTLY_DONE if options.targets and record.skipped else exits.DONE
 
@@ -97,35 +95,27 @@ def run_remote(
     """The same on an Android device, by a program of the runtime's own.
 
     Raises:
-        InputError: no bundle was given, or as `bench_remote`.
-        VerificationError: a bundle is damaged, or the device does not do what it is told.
+        InputError: no bundle was given. Others as `bench_remote`.
     """
-    with _checked(folders, output):
-        found = bench_remote(
-            folders,
-            options.targets,
-            threads=options.threads,
-            runs=options.runs,
-            program=program,
-            serial=serial,
-            progress=make_progress(quiet=output.quiet),
-        )
+    _check(folders, output)
+    found = bench_remote(
+        folders,
+        options.targets,
+        threads=options.threads,
+        runs=options.runs,
+        program=program,
+        serial=serial,
+        progress=make_progress(quiet=output.quiet),
+    )
     output.give(remote_json(found), lambda console: print_remote(console, found))
     return exits.DONE
 
 
-@contextlib.contextmanager
-def _checked(folders: tuple[Path, ...], output: Output) -> Iterator[None]:
-    """What is asked for is looked at before it is measured; a damaged bundle is a failed check."""
+def _check(folders: tuple[Path, ...], output: Output) -> None:
+    """What is asked for is looked at before anything is measured."""
     if not folders:
         raise InputError("Nothing to measure: give folders that fxedge compile wrote.")
     output.check()
-    try:
-        yield
-    except BundleError as error:
-        if any((folder / MANIFEST).is_file() for folder in folders):
-            raise VerificationError(str(error)) from error
-        raise
 
 
 def run_calibration(targets: tuple[str, ...], threads: tuple[int, ...], runs: int, output: Output) -> int:

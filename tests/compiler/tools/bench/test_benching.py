@@ -70,7 +70,7 @@ def test_a_damaged_bundle_is_not_run(fxedge: Callable, bundle: Path, tmp_path: P
     copied = Path(shutil.copytree(bundle, tmp_path / "b"))
     (copied / "onnx" / "float_model.onnx").write_bytes(b"no model")
     status, out, err = fxedge("bench", copied, *FEW, "--json", tmp_path / "run.json")
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert err.startswith(f"error: {copied}/onnx/float_model.onnx has 8 bytes, not the ")
     assert not (tmp_path / "run.json").exists()
 
@@ -81,7 +81,7 @@ def test_a_float_artifact_without_a_hash_is_not_run(fxedge: Callable, bundle: Pa
     raw["targets"]["onnx"]["float_artifact"] = "../evil.onnx"
     (copied / "manifest.json").write_text(json.dumps(raw))
     assert fxedge("bench", copied, *FEW) == (
-        1,
+        2,
         "",
         f"error: The manifest of {copied} names '../evil.onnx' but gives no hash of it.\n",
     )
