@@ -60,8 +60,7 @@ def _fast(options: CompileOptions) -> Recipe:
     )
 
 
-def _tuned(options: CompileOptions, activations: float) -> Recipe:
-    """`activations`: dB of signal over noise below which they get gains."""
+def _default(options: CompileOptions) -> Recipe:
     equalizing: dict[str, Any] = {
         "per_tensor_weights": options.per_tensor_weights,
         "weight_bits": options.weight_bits,
@@ -75,7 +74,7 @@ def _tuned(options: CompileOptions, activations: float) -> Recipe:
             FoldDeadChannels(),
             SmoothActivations(norms_only=True),
             EqualizeLayers(**equalizing, clamp="pinned"),
-            EqualizeActivations(**equalizing, goal=activations),
+            EqualizeActivations(**equalizing),
             SplitRanges(options.per_tensor_weights),
             SplitOutliers(**_splitting(options, 0.0)),
         ),
@@ -88,10 +87,6 @@ def _tuned(options: CompileOptions, activations: float) -> Recipe:
         calibration=NOISE,
         float_budget=0.1,
     )
-
-
-def _default(options: CompileOptions) -> Recipe:
-    return _tuned(options, activations=3.0)
 
 
 def _data_free(options: CompileOptions) -> Recipe:
@@ -114,7 +109,7 @@ def _splitting(options: CompileOptions, ratio: float) -> dict[str, Any]:
 
 
 def _best(options: CompileOptions) -> Recipe:
-    return dataclasses.replace(_tuned(options, activations=16.0), float_budget=0.2, float_goal=30.0)
+    return dataclasses.replace(_default(options), float_budget=0.2, float_goal=30.0)
 
 
 RECIPES: Mapping[str, Callable[[CompileOptions], Recipe]] = {

@@ -28,6 +28,7 @@ def test_it_says_what_the_deployed_user_needs(compiled: tuple[Path, CompileRepor
         "fold-dead-channels",
         "smooth-activations",
         "equalize-layers",
+        "equalize-activations",
         "split-ranges",
         "split-outliers",
     ]
