@@ -22,7 +22,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,11 @@ class KernelPoint(Entry):
     low: float | None
     high: float | None
     rest: float | None = None
+
+
+class _Rest(NamedTuple):
+    elements: int
+    rest: float
 
 
 class KernelCosts(Entry):
@@ -79,13 +84,26 @@ class TargetTable(Entry):
 
     def call(self, form: Form, elements: float) -> float:
         """Seconds of an artifact besides its kernels, with `elements` values in and as many out."""
-        points = [point for costs in self.kernels if costs.form == form for point in costs.points]
-        start, slope = robust_line([(p.elements, p.rest) for p in points if p.rest is not None])
-        return start + slope * elements
+        start, slope = robust_line([(p.elements, p.rest) for p in self._rests("float").values()])
+        return start + slope * elements + (self.boundary(elements) if form == "int8" else 0.0)
 
     def boundary(self, elements: float) -> float:
-        """Seconds to quantize `elements` values and to dequantize as many."""
-        return max(self.call("int8", elements) - self.call("float", elements), 0.0)
+        """Seconds to quantize `elements` values and to dequantize as many: by what chains of the same kernel and
+        size differ, since the rests of unlike kernels differ by more than that."""
+        floats, integers = self._rests("float"), self._rests("int8")
+        both = [(integers[key], floats[key]) for key in integers if key in floats]
+        start, slope = robust_line([(int8.elements, int8.rest - plain.rest) for int8, plain in both])
+        return start + slope * elements
+
+    def _rests(self, form: Form) -> dict[tuple[str, int], _Rest]:
+        """By kind and work."""
+        return {
+            (costs.kind, point.work): _Rest(point.elements, point.rest)
+            for costs in self.kernels
+            if costs.form == form
+            for point in costs.points
+            if point.rest is not None
+        }
 
 
 class KernelTables(Entry):
@@ -116,7 +134,8 @@ def interpolate(points: Sequence[KernelPoint], work: float) -> float:
 
 def robust_line(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Start and slope, both at least 0, that single bad points do not move: the median of the slopes of all pairs
-    (Theil 1950, Sen, *JASA* 63 (1968)), and the median of what is left."""
+    (Theil 1950, Sen, *JASA* 63 (1968)), and the median of what is left in the smaller half, where the error of the
+    slope counts least."""
     if not pairs:
         return 0.0, 0.0
     x, y = np.asarray(pairs, dtype=np.float64).T
@@ -125,7 +144,8 @@ def robust_line(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     first, second = first[apart], second[apart]
     slope = float(np.median((y[second] - y[first]) / (x[second] - x[first]))) if len(first) else 0.0
     slope = max(slope, 0.0)
-    return max(float(np.median(y - slope * x)), 0.0), slope
+    small = x <= np.median(x)
+    return max(float(np.median((y - slope * x)[small])), 0.0), slope
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
