@@ -128,13 +128,14 @@ def _width(gm: fx.GraphModule, layer: fx.Node) -> tuple[int, int] | None:
 def _open_at(gm: fx.GraphModule, node: fx.Node) -> _Place:
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    width = _width(gm, source)
+    width, like = _width(gm, source), tensor_of(gm, source)
     assert width is not None
-    ones, meta = torch.ones(width[0], *(1,) * width[1]), source.meta.get("val")
+    assert like is not None
+    ones, meta = torch.ones(width[0], *(1,) * width[1], dtype=like.dtype), source.meta.get("val")
     scale = add_constant(gm, f"{node.name}_gain", ones, node)
     before = insert_call(gm, node, aten.mul.Tensor, (source, scale), value=meta)
     node.update_arg(0, before)
-    scale = add_constant(gm, f"{node.name}_gain", ones, node.next)
+    scale = add_constant(gm, f"{node.name}_gain", ones.clone(), node.next)
     after = inherit(insert_call(gm, scale.next, aten.mul.Tensor, (node, scale), value=meta), node)
     node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
     return _Place(node, before, after)
@@ -174,7 +175,7 @@ def _without_idle(
 @dataclass(frozen=True, slots=True, eq=False)
 class _Spot:
     """A place, the classes `ids` of its own, the part of the noise that they change, all classes that this part
-    depends on, and the elements of one sample (symbolic sizes at those of the capture)."""
+    depends on, and the elements of one sample, symbolic sizes left out."""
 
     place: _Place
     ids: Tensor
@@ -189,7 +190,7 @@ class _Spot:
         ids = torch.cat([gains[place.before].in_ids, gains[place.after].out_ids]).unique()
         meta, near = tensor_of(gm, place.activation), model.touching(ids)
         assert meta is not None
-        price = float(math.prod(int(size) for size in meta.shape[1:]))
+        price = float(math.prod(size for size in meta.shape[1:] if isinstance(size, int)))
         return cls(place, ids, near, frozenset(near.classes().tolist()), price)
 
     def saved(self, logs: Tensor) -> float:
