@@ -344,7 +344,7 @@ def _move(trace: Trace, node: fx.Node) -> Ids:
     ids = torch.cat([trace.classes.roots(trace.of(source)).flatten() for source in sources])
     if bool((ids == ids[0]).all()):
         return ids[0]
-    shapes = {source: [_number(size) for size in shape_of(trace.gm, source) or (None,)] for source in sources}
+    shapes = {source: [number(size) for size in shape_of(trace.gm, source) or (None,)] for source in sources}
     if any(size is None for shape in shapes.values() for size in shape):
         return _fix_inputs(trace, node, f"{_name(node)} reads a value of unknown size")
 
@@ -363,10 +363,10 @@ def _move(trace: Trace, node: fx.Node) -> Ids:
 
 def _size(node: fx.Node) -> int | None:
     """The number that a size node stood for in the capture; None for a tensor."""
-    return _number(node.meta.get("val"))
+    return number(node.meta.get("val"))
 
 
-def _number(size: object) -> int | None:
+def number(size: object) -> int | None:
     if isinstance(size, torch.SymInt):
         return size.node.hint
     return size if isinstance(size, int) else None
@@ -378,14 +378,14 @@ def _concat(trace: Trace, node: fx.Node) -> Ids:
     assert isinstance(values, Sequence)
     shapes = [shape_of(trace.gm, value) for value in values]
     rank = rank_of(trace.gm, node)
-    if rank is None or any(shape is None or _number(shape[axis]) is None for shape in shapes):
+    if rank is None or any(shape is None or number(shape[axis]) is None for shape in shapes):
         return opaque(trace, node)
     axis %= rank
     pieces = [
         trace.of(value).expand([1] * rank) if trace.of(value).ndim == 0 else trace.of(value) for value in values
     ]
     common = torch.broadcast_shapes(*(p.narrow(axis, 0, 1).shape for p in pieces))
-    sizes = [_number(shape[axis]) for shape in shapes]  # type: ignore[index]
+    sizes = [number(shape[axis]) for shape in shapes]  # type: ignore[index]
     full = [
         piece.expand([*common[:axis], size, *common[axis + 1 :]])  # type: ignore[list-item]
         for piece, size in zip(pieces, sizes, strict=True)

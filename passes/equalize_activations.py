@@ -10,8 +10,9 @@ each channel, while the layers' kernels see one.
 
 The factors of all channels of the graph minimize the noise expected at its outputs, as in `equalize_layers`. A
 gain costs a float multiplication for each element, and the activation its integer kernel, so the pass does
-nothing where the noise is low enough as it is, and drops the activations that are worth little: MobileNetV3-Small
-gains up to 1.8 points of top-1 by it and loses a third of its speed in onnxruntime, so `default` leaves it alone.
+nothing where the noise is low enough as it is, and leaves alone the activations that are worth little.
+MobileNetV3-Small gains up to 1.8 points of top-1 by it and loses a third of its speed in onnxruntime: it stays as
+it is.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, fx
 
 from ..compiler.ir.constants import add_constant, constant
-from ..compiler.ir.gains import breaks_scale
+from ..compiler.ir.gains import breaks_scale, gain_name
 from ..compiler.ir.nodes import describe, inherit, placeholders
 from ..compiler.ir.ops import OPS, aten
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
@@ -35,6 +36,7 @@ from ..compiler.ir.stages import Stage
 from ..compiler.quant.layer_options import LayerOptions, options_over
 from ..compiler.quant.walk import first_samples
 from ._channel_noise import NoiseModel, measure_noise
+from ._channel_ops import number
 from ._channels import ChannelMap, GainChannels, channel_map
 from ._factor_search import STEPS, least_noise, without_extremes
 from ._pinned_clamps import Groups, pin
@@ -50,7 +52,7 @@ class EqualizeActivations:
     """Gains around activations, where the expected noise of int8 is above the signal less `goal` dB.
 
     `per_tensor_weights`, `weight_bits` and `layers` are as in `EqualizeLayers`; `samples` are read from
-    `ctx.batches`, else the example inputs. `changes` counts the activations that got gains.
+    `ctx.batches`, else the example inputs. `changes` counts gains: one or two for each activation.
     """
 
     name: ClassVar[str] = "equalize-activations"
@@ -65,29 +67,40 @@ class EqualizeActivations:
     samples: int = 8
 
     def run(self, gm: fx.GraphModule, ctx: PassContext) -> PassResult:
-        names = ", ".join(node.name for node in placeholders(gm))
-        batches = list(first_samples(gm, ctx.sample_batches(), self.samples))
-        places = _open(gm) if batches else []
-        if not places:
-            return PassResult(0)
-        gains = [gain for place in places for gain in (place.before, place.after)]
+        found = [node for node in gm.graph.nodes if _reads_layer(gm, node)]
+        batches = list(first_samples(gm, ctx.sample_batches(), self.samples)) if found else []
+        if not batches:
+            reason = "without samples nothing is known of what channels hold"
+            return PassResult(0, tuple(Skip(node.name, reason) for node in found))
+        places = [_open(gm, node) for node in found]
         channels, skipped = without_extremes(gm, channel_map(gm))
         usual = LayerOptions(weight_bits=self.weight_bits, per_tensor=self.per_tensor_weights)
         model = measure_noise(gm, channels, batches, options_over(gm, usual, self.layers), ctx.seed)
         before = model.total(torch.zeros(channels.count, dtype=torch.float64))
-        if not 10 ** (-self.goal / 10) * model.signal < before < math.inf:
-            _close(gm, gains)
-            said = f"int8 is expected to leave the outputs {_decibel(model, before)}: no activation needs a gain"
-            return PassResult(0, (*skipped, Skip(names, said)))
+        names = ", ".join(node.name for node in placeholders(gm))
+        if (reason := self._why_not(model, channels, before)) is not None:
+            _close(gm, [gain for place in places for gain in place.gains])
+            return PassResult(0, (*skipped, Skip(names, reason)))
         with ctx.progress.track("equalize activations", 2 * STEPS) as advance:
-            channels = _without_idle(gm, model, channels, places, advance)
+            channels, left_alone = _without_idle(gm, model, channels, places, advance)
             logs = _search(model, channels, lambda step: advance(STEPS + step))
-        rescale(gm, channels, logs.exp(), ctx.channel_stats)
-        kept = [gain for gain in gains if not _is_one(gm, gain)]
-        _close(gm, [gain for gain in gains if gain not in kept])
-        after = _decibel(model, model.total(logs))
-        said = f"int8 is expected to leave the outputs {after}, {_decibel(model, before)} without gains"
-        return PassResult(len(kept), tuple(skipped), notes=(Skip(names, said),))
+        if len(left_alone) < len(places):
+            rescale(gm, channels, logs.exp(), ctx.channel_stats)
+        idle = [gain for place in places for gain in place.gains if _is_one(gm, gain)]
+        _close(gm, idle)
+        said = f"{_decibel(model, model.total(logs))}, {_decibel(model, before)} without gains"
+        notes = (Skip(names, f"int8 is expected to leave the outputs {said}"),)
+        changes = 2 * len(places) - len(idle)
+        return PassResult(changes, (*skipped, *left_alone), notes=notes if changes else ())
+
+    def _why_not(self, model: NoiseModel, channels: ChannelMap, before: float) -> str | None:
+        if not model.signal or not bool(channels.free.any()):
+            return "no factor reaches the outputs"
+        if not 0 < before < math.inf:
+            return f"the noise expected of quantization is {before:g}"
+        if before <= 10 ** (-self.goal / 10) * model.signal:
+            return f"int8 is expected to leave the outputs {_decibel(model, before)}: no activation needs a gain"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +111,10 @@ class _Place:
     before: fx.Node
     after: fx.Node
 
+    @property
+    def gains(self) -> tuple[fx.Node, fx.Node]:
+        return self.before, self.after
+
 
 def _decibel(model: NoiseModel, noise: float) -> str:
     return f"{10 * math.log10(model.signal / max(noise, 1e-300)):.1f} dB of signal over noise"
@@ -105,11 +122,6 @@ def _decibel(model: NoiseModel, noise: float) -> str:
 
 def _search(model: NoiseModel, channels: ChannelMap, advance: Advance) -> Tensor:
     return least_noise(model, Groups.of(channels, pin(channels, {})), advance)
-
-
-def _open(gm: fx.GraphModule) -> list[_Place]:
-    """Gains of 1 on both sides of each activation that reads a layer, in graph order."""
-    return [_open_at(gm, node) for node in list(gm.graph.nodes) if _reads_layer(gm, node)]
 
 
 def _reads_layer(gm: fx.GraphModule, node: fx.Node) -> bool:
@@ -125,17 +137,18 @@ def _width(gm: fx.GraphModule, layer: fx.Node) -> tuple[int, int] | None:
     return (channels, info.spatial) if isinstance(channels, int) and channels > 1 else None
 
 
-def _open_at(gm: fx.GraphModule, node: fx.Node) -> _Place:
+def _open(gm: fx.GraphModule, node: fx.Node) -> _Place:
+    """Gains of 1 on both sides of an activation that reads a layer."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     width, like = _width(gm, source), tensor_of(gm, source)
     assert width is not None
     assert like is not None
     ones, meta = torch.ones(width[0], *(1,) * width[1], dtype=like.dtype), source.meta.get("val")
-    scale = add_constant(gm, f"{node.name}_gain", ones, node)
+    scale = add_constant(gm, gain_name(node), ones, node)
     before = insert_call(gm, node, aten.mul.Tensor, (source, scale), value=meta)
     node.update_arg(0, before)
-    scale = add_constant(gm, f"{node.name}_gain", ones.clone(), node.next)
+    scale = add_constant(gm, gain_name(node), ones.clone(), node.next)
     after = inherit(insert_call(gm, scale.next, aten.mul.Tensor, (node, scale), value=meta), node)
     node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
     return _Place(node, before, after)
@@ -153,29 +166,30 @@ def _is_one(gm: fx.GraphModule, gain: fx.Node) -> bool:
 
 def _without_idle(
     gm: fx.GraphModule, model: NoiseModel, channels: ChannelMap, places: Sequence[_Place], advance: Advance
-) -> ChannelMap:
+) -> tuple[ChannelMap, list[Skip]]:
     """`channels` with those fixed around each activation that saves less than its price, the worst ones first."""
     logs = _search(model, channels, advance)
     gains, reasons = {gain.node: gain for gain in channels.gains}, dict(channels.reasons)
     spots = [_Spot.of(gm, model, place, gains) for place in places]
-    everything = sum(spot.price for spot in spots)
-    saved = {spot: spot.saved(logs) for spot in spots}
+    noise, everything = model.total(logs), sum(spot.price for spot in spots)
+    saved, skipped = {spot: spot.saved(logs) for spot in spots}, []
     while saved:
         worst = min(saved, key=lambda spot: saved[spot] / spot.price)
-        if saved[worst] / model.total(logs) >= _LEAST_WORTH * worst.price / everything:
+        if saved[worst] / noise >= _LEAST_WORTH * worst.price / everything:
             break
-        del saved[worst]
-        logs = _fixed(logs, worst.ids)
-        saved |= {spot: spot.saved(logs) for spot in saved if not spot.depends_on.isdisjoint(worst.ids.tolist())}
-        said = f"{describe(worst.place.activation)} saves little noise for what it costs"
-        reasons |= dict.fromkeys(worst.ids.tolist(), said)
-    return dataclasses.replace(channels, reasons=reasons)
+        noise += saved.pop(worst)
+        logs, ids = _fixed(logs, worst.ids), worst.ids.tolist()
+        saved |= {spot: spot.saved(logs) for spot in saved if not spot.depends_on.isdisjoint(ids)}
+        reason = f"{describe(worst.place.activation)} saves little noise for what gains cost"
+        skipped.append(Skip(worst.place.activation.name, reason))
+        reasons |= dict.fromkeys(ids, reason)
+    return dataclasses.replace(channels, reasons=reasons), skipped
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Spot:
     """A place, the classes `ids` of its own, the part of the noise that they change, all classes that this part
-    depends on, and the elements of one sample, symbolic sizes left out."""
+    depends on, and the elements of one sample (symbolic sizes at those of the capture)."""
 
     place: _Place
     ids: Tensor
@@ -190,7 +204,7 @@ class _Spot:
         ids = torch.cat([gains[place.before].in_ids, gains[place.after].out_ids]).unique()
         meta, near = tensor_of(gm, place.activation), model.touching(ids)
         assert meta is not None
-        price = float(math.prod(size for size in meta.shape[1:] if isinstance(size, int)))
+        price = float(math.prod(number(size) or 1 for size in meta.shape[1:]))
         return cls(place, ids, near, frozenset(near.classes().tolist()), price)
 
     def saved(self, logs: Tensor) -> float:

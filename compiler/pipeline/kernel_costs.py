@@ -89,7 +89,8 @@ class TargetTable(Entry):
 
     def boundary(self, elements: float) -> float:
         """Seconds to quantize `elements` values and to dequantize as many: by what chains of the same kernel and
-        size differ, since the rests of unlike kernels differ by more than that."""
+        size differ, since the rests of unlike kernels differ by more than that; 0 where none was measured in both
+        forms, or int8 was the faster."""
         floats, integers = self._rests("float"), self._rests("int8")
         both = [(integers[key], floats[key]) for key in integers if key in floats]
         start, slope = robust_line([(int8.elements, int8.rest - plain.rest) for int8, plain in both])

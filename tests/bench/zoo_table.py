@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from bench.workshop import put_table
+from bench.workshop import put_table, replace_table
 from fxedge import CompileOptions, compile_model, from_arrays
 from fxedge.compiler.pipeline.driver import CompileReport
 from fxedge.models import catalog  # noqa: F401  fills the registry
@@ -49,6 +49,8 @@ class Found:
 
 def main() -> int:
     args = _parse()
+    if args.write is not None:
+        replace_table(args.write.read_text("utf-8"), "zoo", "")  # better now than after an hour
     with tempfile.TemporaryDirectory() as folder:
         keep = args.keep or Path(folder)
         keep.mkdir(parents=True, exist_ok=True)

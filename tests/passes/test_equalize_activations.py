@@ -8,7 +8,7 @@ import pytest
 import torch
 from fxedge.backends import registry
 from fxedge.compiler.ir.capture import capture
-from fxedge.compiler.ir.constants import get_constant
+from fxedge.compiler.ir.constants import constants, get_constant
 from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.passes import PassContext, PassResult, Skip, run_passes
 from fxedge.compiler.pipeline.calibration import collect
@@ -63,12 +63,14 @@ def test_an_activation_gets_gains_on_both_sides() -> None:
     assert dump(gm) == graph("""
         %0 = input x
         %1 = conv2d.default(%0, @a.weight, @a.bias, [1, 1], [0, 0], [1, 1], 1)
-        %2 = mul.Tensor(%1, @silu_gain)
+        %2 = mul.Tensor(%1, @silu_channel_gain)
         %3 = silu.default(%2)
-        %4 = mul.Tensor(%3, @silu_gain_1)
+        %4 = mul.Tensor(%3, @silu_channel_gain_1)
         %5 = conv2d.default(%4, @b.weight, @b.bias, [1, 1], [0, 0], [1, 1], 1)
         return %5""")
-    before, after, weight = (get_constant(gm, name) for name in ("silu_gain", "silu_gain_1", "b.weight"))
+    before, after, weight = (
+        get_constant(gm, name) for name in ("silu_channel_gain", "silu_channel_gain_1", "b.weight")
+    )
     assert before is not None
     assert after is not None
     assert weight is not None
@@ -130,7 +132,7 @@ def test_linears_have_their_channels_last() -> None:
     gm = capture(model.eval(), (x := inputs((4, 5, 8))[0],))
     expected = gm(x)
     assert _run(gm, samples=x).changes == 2
-    gain = get_constant(gm, "gelu_gain")
+    gain = get_constant(gm, "gelu_channel_gain")
     assert gain is not None
     assert gain.shape == (6,)
     torch.testing.assert_close(gm(x), expected, rtol=1e-5, atol=1e-5)
@@ -157,17 +159,52 @@ def test_an_activation_that_saves_little_gets_none() -> None:
         nn.init.ones_(layer.weight)  # type: ignore[union-attr, arg-type]
     nn.init.ones_(model.c.bias)  # type: ignore[union-attr, arg-type]
     gm = _captured(model)
-    assert _run(gm).changes == 2
+    result = _run(gm)
+    assert result.changes == 2
+    assert result.skipped == (Skip("silu_1", "silu_1 saves little noise for what gains cost"),)
     assert [node.args[0].name for node in gm.graph.nodes if node.name.startswith("mul")] == ["conv2d", "silu"]
 
 
-@pytest.mark.parametrize("act", [F.relu, F.relu6, F.leaky_relu])
-def test_what_factors_pass_needs_no_gain(act: object) -> None:
+@pytest.mark.parametrize("act", [F.relu, F.relu6, F.leaky_relu, F.hardsigmoid, torch.tanh])
+def test_what_factors_pass_or_what_has_one_range_needs_no_gain(act: object) -> None:
     assert _run(_captured(_uneven(act))) == PassResult(0)
 
 
 def test_without_samples() -> None:
-    assert _run(_captured(_uneven()), samples=None) == PassResult(0)
+    reason = "without samples nothing is known of what channels hold"
+    assert _run(_captured(_uneven()), samples=None) == PassResult(0, (Skip("silu", reason),))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.u(x).argmax(1),
+        lambda m, x: m.u(x).topk(2, 1).indices,
+        lambda m, x: (y := m.u.a(x), F.silu(y)),
+        lambda m, x: m.u(x) * 0.0,
+    ],
+)
+def test_outputs_that_no_factor_reaches(function: object) -> None:
+    gm = _captured(Calls(function, u=_uneven()))  # type: ignore[arg-type]
+    text = dump(gm)
+    result = _run(gm)
+    assert (result.changes, dump(gm)) == (0, text)
+    assert len(result.skipped) == 1
+
+
+def test_weights_stay_where_no_gain_is_worth_it() -> None:
+    """Factors of other channels are the business of equalize-layers."""
+    model = Calls(
+        lambda m, x: m.d(F.silu(m.c(m.u(x)))), u=_uneven(F.relu), c=nn.Conv2d(4, 4, 1), d=nn.Conv2d(4, 2, 1)
+    )
+    for layer in (model.c, model.d):
+        nn.init.ones_(layer.weight)  # type: ignore[union-attr, arg-type]
+    nn.init.ones_(model.c.bias)  # type: ignore[union-attr, arg-type]
+    gm = _captured(model)
+    before = {name: value.clone() for name, value in constants(gm).items()}
+    assert _run(gm).changes == 0
+    assert before.keys() == constants(gm).keys()
+    assert all(torch.equal(value, before[name]) for name, value in constants(gm).items())
 
 
 def test_layers_that_stay_float_have_no_noise() -> None:

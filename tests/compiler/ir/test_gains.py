@@ -17,35 +17,44 @@ ROW = torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1)
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (lambda m, x: F.silu(x * m.g), True),
-        (lambda m, x: F.hardswish(x) * m.g, True),
-        (lambda m, x: F.relu(x * m.g), False),  # factors pass a relu
-        (lambda m, x: F.hardtanh(x * m.g), False),  # bounds take them up
-        (lambda m, x: (y := F.gelu(x)) * m.g + y, False),  # something else reads the activation
-        (lambda m, x: F.silu(y := x * m.g) + y, False),
+        (lambda m, x: F.silu(x * m.x_channel_gain), True),
+        (lambda m, x: F.hardswish(x) * m.x_channel_gain, True),
+        (lambda m, x: F.relu(x * m.x_channel_gain), False),  # factors pass a relu
+        (lambda m, x: F.hardtanh(x * m.x_channel_gain), False),  # bounds take them up
+        (lambda m, x: (y := F.gelu(x)) * m.x_channel_gain + y, False),  # something else reads the activation
+        (lambda m, x: F.silu(y := x * m.x_channel_gain) + y, False),
         (lambda m, x: F.silu(x * x), False),
         (lambda m, x: F.silu(x * 2.0), False),
-        (lambda m, x: x * m.g, False),
+        (lambda m, x: x * m.x_channel_gain, False),
     ],
 )
 def test_a_gain_is_a_constant_for_each_channel_at_an_activation(function: object, expected: bool) -> None:
-    gm = capture(Calls(function, g=ROW), inputs((2, 3, 4, 4)))  # type: ignore[arg-type]
+    gm = capture(Calls(function, x_channel_gain=ROW), inputs((2, 3, 4, 4)))  # type: ignore[arg-type]
     products = gm.graph.find_nodes(op="call_function", target=aten.mul.Tensor)
     assert [is_gain(node) for node in products] == [expected]
 
 
-@pytest.mark.parametrize("shape", [(1,), (1, 1, 1), (3, 4, 1), (3, 4, 4)])
-def test_a_constant_of_another_shape_is_none(shape: tuple[int, ...]) -> None:
-    gm = capture(Calls(lambda m, x: F.silu(x * m.g), g=torch.ones(shape)), inputs((2, 3, 4, 4)))
+@pytest.mark.parametrize(
+    ("name", "expected"), [("x_channel_gain_3", True), ("gamma", False), ("channel_gains", False)]
+)
+def test_a_model_s_own_product_is_none(name: str, expected: bool) -> None:
+    gm = capture(Calls(lambda m, x: F.silu(x * getattr(m, name)), **{name: ROW}), inputs((2, 3, 4, 4)))
     (product,) = gm.graph.find_nodes(op="call_function", target=aten.mul.Tensor)
-    assert not is_gain(product)
+    assert is_gain(product) is expected
 
 
 @pytest.mark.parametrize(
     ("function", "expected"),
-    [(F.silu, True), (F.hardsigmoid, True), (F.relu, False), (F.relu6, False), (F.leaky_relu, False)],
+    [
+        (F.silu, True),
+        (F.gelu, True),
+        (F.hardsigmoid, False),
+        (F.relu, False),
+        (F.relu6, False),
+        (F.leaky_relu, False),
+    ],
 )
-def test_factors_pass_what_is_homogeneous_or_a_clamp(function: object, expected: bool) -> None:
+def test_what_is_homogeneous_bounded_or_a_clamp_needs_no_gain(function: object, expected: bool) -> None:
     def call(m: Calls, x: Tensor) -> object:
         return function(x)  # type: ignore[operator]
 
