@@ -45,6 +45,7 @@ from ._rewrite import insert_call, replace, shape_of, tensor_of
 
 # What part of the noise an activation must save, over what part of all activations' elements it has.
 _LEAST_WORTH = 0.5
+_NO_SAMPLES = "without samples nothing is known of what channels hold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,7 @@ class EqualizeActivations:
         found = [node for node in gm.graph.nodes if _reads_layer(gm, node)]
         batches = list(first_samples(gm, ctx.sample_batches(), self.samples)) if found else []
         if not batches:
-            reason = "without samples nothing is known of what channels hold"
-            return PassResult(0, tuple(Skip(node.name, reason) for node in found))
+            return PassResult(0, tuple(Skip(node.name, _NO_SAMPLES) for node in found))
         places = [_open(gm, node) for node in found]
         channels, skipped = without_extremes(gm, channel_map(gm))
         usual = LayerOptions(weight_bits=self.weight_bits, per_tensor=self.per_tensor_weights)
