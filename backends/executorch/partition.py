@@ -15,13 +15,13 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
+from ...compiler.ir.qops import DEQUANTIZE, QUANTIZE
 from . import libraries
 from .xnn_compiler import compiler
 
 _XNNPACK = "executorch.backends.xnnpack.partition"
 _FUSED = ("AddConfig", "SubConfig", "MulConfig")
 _INTEGER_TOO = (
-    "ConstantPadConfig",
     "SigmoidConfig",
     "TanhConfig",
     "HardswishConfig",
@@ -37,6 +37,7 @@ def partitioner() -> Any:
         dict.fromkeys(_FUSED, _fusing)
         | dict.fromkeys(_INTEGER_TOO, _integer_too)
         | dict.fromkeys(_TAKEN, _limited)
+        | {"ConstantPadConfig": lambda base: _integer_too(_limited(base))}
     )
     configs = [changed[config.__name__](config) if config.__name__ in changed else config for config in stock]
     found = _decomposing_once(libraries.load(f"{_XNNPACK}.xnnpack_partitioner").XnnpackPartitioner)(configs)
@@ -88,6 +89,14 @@ def _reshapes_one_symbol(node: fx.Node) -> bool:
     return _is_image(node) or _one_symbol(node)
 
 
+def _pads_alike(node: fx.Node) -> bool:
+    """Between dequantize and quantize, a pad is one of integers: their parameters must be equal."""
+    source, readers = node.args[0], [reader for reader in node.users if _aten(reader) in QUANTIZE]
+    if not isinstance(source, fx.Node) or _aten(source) not in DEQUANTIZE:
+        return True
+    return all(reader.args[1:] == source.args[1:] for reader in readers)
+
+
 _SYMBOLS = "XNNPACK reshapes values with one symbolic size only"
 # Configuration -> what XNNPACK's compiler takes of its nodes, and what to say of the others.
 _TAKEN = {
@@ -95,6 +104,7 @@ _TAKEN = {
     "UnsqueezeCopyConfig": (_one_symbol, _SYMBOLS),
     "ViewCopyConfig": (_one_symbol, _SYMBOLS),  # of which the stock one says "invalid dtype"
     "ConvolutionConfig": (_reshapes_one_symbol, _SYMBOLS),
+    "ConstantPadConfig": (_pads_alike, "XNNPACK pads integers of equal parameters only"),
     "MaxDimConfig": (_is_of_rows_or_columns, "XNNPACK takes axes 2 and 3 only, and keeps them"),
 }
 

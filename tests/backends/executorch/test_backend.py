@@ -148,3 +148,30 @@ def test_ops_that_no_kernel_takes_are_refused_at_once(tmp_path: Path) -> None:
         backend.emit_float(prepare(Special(), (x,), OPTIONS).gm, tmp_path / "float.pte")
     assert [op for _, op, _ in caught.value.reasons] == ["i0.default", "digamma.default"]
     assert {reason for *_, reason in caught.value.reasons} == {"neither XNNPACK nor a portable kernel takes it"}
+
+
+class Padded(nn.Module):
+    """Pads with a number that only the padding has, so that the integers before and behind differ in scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(nn.functional.pad(self.first(x).relu(), (0, 1, 0, 1), value=9.0))
+
+
+@installed
+def test_a_pad_between_integers_of_unlike_parameters(tmp_path: Path) -> None:
+    """ExecuTorch's partitioner would take it for a pad of integers, which XNNPACK refuses when it loads."""
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    options = CompileOptions(CollectorMethod("minmax"), recipe="fast")
+    model = prepare(Padded().eval(), (x,), options)
+    plans = plan_targets(model, [backend.spec], options)
+    stats = collect(model, plans, [(x,)], options)
+    program = lower(model, backend.spec, plans["executorch"], stats, options).program
+    backend.emit(program, tmp_path / "model.pte")
+    (found,) = backend.load(tmp_path / "model.pte").run([x.numpy()])
+    (simulated,) = simulate(program, (x,)).outputs.values()
+    np.testing.assert_allclose(found, simulated.numpy(), rtol=0, atol=1e-6)
