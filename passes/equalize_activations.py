@@ -11,8 +11,8 @@ each channel, while the layers' kernels see one.
 The factors of all channels of the graph minimize the noise expected at its outputs, as in `equalize_layers`. A
 gain costs a float multiplication for each element, and the activation its integer kernel, so the pass does
 nothing where the noise is low enough as it is, and leaves alone the activations that are worth little.
-MobileNetV3-Small gains up to 1.8 points of top-1 by it and loses two fifths of its speed in onnxruntime: it stays as
-it is.
+MobileNetV3-Small gains up to 1.8 points of top-1 by it and loses two fifths of its speed in onnxruntime: it stays
+as it is.
 """
 
 from __future__ import annotations
