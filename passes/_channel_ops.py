@@ -22,7 +22,7 @@ from ..compiler.ir.gains import is_gain
 from ..compiler.ir.nodes import describe
 from ..compiler.ir.ops import OPS, SIZE_ARITHMETIC, VIEWS, aten, bound_args, op_name
 from ._channel_classes import Classes
-from ._rewrite import rank_of, shape_of
+from ._rewrite import number, rank_of, shape_of
 
 Ids = Tensor | list[Tensor]
 Handler = Callable[["Trace", fx.Node], Ids]
@@ -38,15 +38,6 @@ class LayerTrace:
     groups: int
 
 
-@dataclass(frozen=True, slots=True)
-class GainTrace:
-    """A gain (see `ir/gains.py`) and the ids of its channels."""
-
-    node: fx.Node
-    in_ids: Tensor
-    out_ids: Tensor
-
-
 @dataclass(slots=True)
 class Trace:
     """What is known while the graph is walked in order."""
@@ -57,7 +48,7 @@ class Trace:
     layers: list[LayerTrace] = field(default_factory=list)
     clamps: list[tuple[fx.Node, Tensor]] = field(default_factory=list)
     constants: list[tuple[fx.Node, int, Tensor]] = field(default_factory=list)
-    gains: list[GainTrace] = field(default_factory=list)
+    gains: list[tuple[fx.Node, Tensor, Tensor]] = field(default_factory=list)
     by_weight: dict[fx.Node, LayerTrace] = field(default_factory=dict)
 
     def of(self, value: object) -> Tensor:
@@ -217,9 +208,9 @@ def _gain(trace: Trace, node: fx.Node, rank: int) -> Tensor:
     value = constant(trace.gm, node.args[1])
     assert value is not None
     axis = rank - value.ndim + next(index for index, size in enumerate(value.shape) if size > 1)
-    gain = GainTrace(node, _along(trace, node, axis).expand(value.numel()), trace.classes.fresh(value.numel()))
-    trace.gains.append(gain)
-    return _on_axis(gain.out_ids, axis, rank)
+    in_ids, out_ids = _along(trace, node, axis).expand(value.numel()), trace.classes.fresh(value.numel())
+    trace.gains.append((node, in_ids, out_ids))
+    return _on_axis(out_ids, axis, rank)
 
 
 def _by_role(trace: Trace, left: object, right: object) -> tuple[object, object]:
@@ -364,12 +355,6 @@ def _move(trace: Trace, node: fx.Node) -> Ids:
 def _size(node: fx.Node) -> int | None:
     """The number that a size node stood for in the capture; None for a tensor."""
     return number(node.meta.get("val"))
-
-
-def number(size: object) -> int | None:
-    if isinstance(size, torch.SymInt):
-        return size.node.hint
-    return size if isinstance(size, int) else None
 
 
 def _concat(trace: Trace, node: fx.Node) -> Ids:

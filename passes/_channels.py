@@ -138,7 +138,7 @@ def _numbered(trace: Trace) -> ChannelMap:
     ids = {node: found for node, found in values.items() if found is not None}
     used = [along for _, along in ids.values()]
     used += [item for layer in trace.layers for item in (layer.in_ids, layer.out_ids)]
-    used += [item for gain in trace.gains for item in (gain.in_ids, gain.out_ids)]
+    used += [item for _, *both in trace.gains for item in both]
     used += [item for _, item in trace.clamps] + [item for _, _, item in trace.constants]
     roots = trace.classes.roots(torch.cat([torch.zeros(0, dtype=torch.int64), *map(torch.flatten, used)])).unique()
 
@@ -158,7 +158,7 @@ def _numbered(trace: Trace) -> ChannelMap:
         tuple(ClampChannels(node, number(ids)) for node, ids in trace.clamps),
         tuple(ConstantOperand(node, index, number(ids)) for node, index, ids in trace.constants),
         {index: reason for index, reason in reasons.items() if reason is not None},
-        tuple(GainChannels(gain.node, number(gain.in_ids), number(gain.out_ids)) for gain in trace.gains),
+        tuple(GainChannels(node, *map(number, both)) for node, *both in trace.gains),
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from ..compiler.ir.constants import add_constant, constant, set_constant
 from ..compiler.ir.ops import OPS, aten, bound_args, clamp_bounds
 from ..compiler.quant.channel_stats import ChannelStat, ChannelStats
-from ._channels import ChannelMap, ClampChannels, ConstantOperand, LayerChannels
+from ._channels import ChannelMap, ClampChannels, ConstantOperand, GainChannels, LayerChannels
 from ._rewrite import clamp_call, insert_call, replace, stand_in, tensor_of
 
 
@@ -43,11 +43,8 @@ def rescale(gm: fx.GraphModule, channels: ChannelMap, factors: Tensor, stats: Ch
             _rescale_operand(gm, operand, factors)
             changes += 1
     for gain in channels.gains:
-        ratio = factors[gain.in_ids] / factors[gain.out_ids]
-        if bool((ratio != 1).any()):
-            value = constant(gm, gain.node.args[1])
-            assert value is not None
-            _put(gm, gain.node, 1, value * ratio.view(value.shape))
+        if _is_scaled(factors, gain.in_ids) or _is_scaled(factors, gain.out_ids):
+            _rescale_gain(gm, gain, factors)
             changes += 1
     return changes
 
@@ -91,6 +88,12 @@ def _rescale_operand(gm: fx.GraphModule, operand: ConstantOperand, factors: Tens
     value = constant(gm, operand.node.args[operand.index])
     assert value is not None
     _put(gm, operand.node, operand.index, value / factors[operand.ids])
+
+
+def _rescale_gain(gm: fx.GraphModule, gain: GainChannels, factors: Tensor) -> None:
+    value = constant(gm, gain.node.args[1])
+    assert value is not None
+    _put(gm, gain.node, 1, value * (factors[gain.in_ids] / factors[gain.out_ids]).view(value.shape))
 
 
 def _rescale_clamp(gm: fx.GraphModule, clamp: ClampChannels, factors: Tensor) -> None:

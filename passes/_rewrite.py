@@ -36,6 +36,13 @@ def rank_of(gm: fx.GraphModule, node: object) -> int | None:
     return None if value is None else value.ndim
 
 
+def number(size: object) -> int | None:
+    """A size as a number, a dynamic one as in the capture, which restricts nothing; None for anything else."""
+    if isinstance(size, torch.SymInt):
+        return size.node.hint
+    return size if isinstance(size, int) else None
+
+
 def is_same_size(left: Size, right: Size) -> bool:
     """Whether two sizes are surely equal; asks nothing of the symbolic shapes that would restrict them."""
     if isinstance(left, int) and isinstance(right, int):

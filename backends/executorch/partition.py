@@ -22,6 +22,7 @@ from .xnn_compiler import compiler
 _XNNPACK = "executorch.backends.xnnpack.partition"
 _FUSED = ("AddConfig", "SubConfig", "MulConfig")
 _INTEGER_TOO = (
+    "ConstantPadConfig",
     "SigmoidConfig",
     "TanhConfig",
     "HardswishConfig",
@@ -33,18 +34,20 @@ _INTEGER_TOO = (
 def partitioner() -> Any:
     """A partitioner with the changed configurations in the place of the stock ones."""
     stock = libraries.load(f"{_XNNPACK}.config").ALL_PARTITIONER_CONFIGS
-    changed = (
-        dict.fromkeys(_FUSED, _fusing)
-        | dict.fromkeys(_INTEGER_TOO, _integer_too)
-        | dict.fromkeys(_TAKEN, _limited)
-        | {"ConstantPadConfig": lambda base: _integer_too(_limited(base))}
-    )
-    configs = [changed[config.__name__](config) if config.__name__ in changed else config for config in stock]
-    found = _decomposing_once(libraries.load(f"{_XNNPACK}.xnnpack_partitioner").XnnpackPartitioner)(configs)
+    base = libraries.load(f"{_XNNPACK}.xnnpack_partitioner").XnnpackPartitioner
+    found = _decomposing_once(base)([_changed(config) for config in stock])
     found.delegation_spec = libraries.load("executorch.exir.backend.partitioner").DelegationSpec(
         compiler().__name__, []
     )
     return found
+
+
+def _changed(config: Any) -> Any:
+    """`config` with every change that its name asks for."""
+    name = config.__name__
+    for names, change in ((_TAKEN, _limited), (_FUSED, _fusing), (_INTEGER_TOO, _integer_too)):
+        config = change(config) if name in names else config
+    return config
 
 
 def _decomposing_once(base: Any) -> Any:

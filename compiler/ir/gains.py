@@ -40,7 +40,9 @@ def is_gain(node: fx.Node) -> bool:
     if node.target is not aten.mul.Tensor or gm is None or not isinstance(node.args[0], fx.Node):
         return False
     source, stored = node.args[0], constant(gm, node.args[1])
-    if stored is None or not re.search(rf"{_SUFFIX}(_\d+)?$", str(node.args[1].target)):  # type: ignore[union-attr]
+    if stored is None or sum(size > 1 for size in stored.shape) != 1:
+        return False
+    if not re.search(rf"{_SUFFIX}(_\d+)?$", str(node.args[1].target)):  # type: ignore[union-attr]
         return False
     reader = sole_user(node)
     return (breaks_scale(source) and sole_user(source) is node) or (reader is not None and breaks_scale(reader))
