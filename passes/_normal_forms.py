@@ -22,6 +22,11 @@ _SPATIAL: Mapping[object, int] = {op: OPS[op].spatial for op in CONV | CONV_TRAN
     aten.avg_pool2d.default: 2,
     aten.avg_pool3d.default: 3,
 }
+_ADAPTIVE_AVERAGES: Mapping[object, int] = {
+    aten.adaptive_avg_pool1d.default: 1,
+    aten.adaptive_avg_pool2d.default: 2,
+    aten.adaptive_avg_pool3d.default: 3,
+}
 _FILLED = frozenset(
     {*_SPATIAL, aten.linear.default, aten.hardtanh.default, aten.leaky_relu.default, aten.elu.default}
 )
@@ -221,6 +226,15 @@ def upsample(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     return stand_in(gm, node, vec, (node.args[0], None, *corners, scales))
 
 
+def global_average(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """An adaptive average pool to one element -> mean over the spatial axes, which stay with size 1."""
+    size, rank = bound_args(node)["output_size"], rank_of(gm, node.args[0])
+    if rank is None or any(wanted != 1 for wanted in size):
+        return None
+    axes = list(range(rank - _ADAPTIVE_AVERAGES[node.target], rank))
+    return stand_in(gm, node, aten.mean.dim, (node.args[0], axes, True))
+
+
 RULES: Mapping[object, Callable[[fx.GraphModule, fx.Node], fx.Node | None]] = {
     aten.relu6.default: clamp,
     aten.clamp.default: clamp,
@@ -251,4 +265,5 @@ RULES: Mapping[object, Callable[[fx.GraphModule, fx.Node], fx.Node | None]] = {
     aten.upsample_trilinear3d.default: upsample,
     aten.upsample_bicubic2d.default: upsample,
     aten.unflatten.int: drop_if_same_shape,
+    **dict.fromkeys(_ADAPTIVE_AVERAGES, global_average),
 }

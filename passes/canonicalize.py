@@ -13,6 +13,7 @@ Normal forms (`_normal_forms.py`):
     negative axes                        -> positive ones; reduced axes sorted
     add/sub with alpha, rsub, scalars    -> add/sub/mul/div.Tensor without alpha; a constant operand comes second
     upsample_*.default                   -> upsample_*.vec
+    adaptive_avg_pool*d to one element   -> mean over the spatial axes
 
 Core ATen, as a decomposed ExportedProgram holds it, goes back to the ops above (`_core_aten.py`): convolution,
 _native_batch_norm_legit_no_training, native_layer_norm, addmm, mm, bmm, _softmax, max_pool2d_with_indices.

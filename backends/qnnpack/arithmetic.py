@@ -117,13 +117,12 @@ def average_pool(call: KernelCall) -> Tensor:
 
 
 def adaptive_average_pool(call: KernelCall) -> Tensor:
-    """adaptive_avg_pool2d, and mean over height and width."""
-    x, size = centered(call).double(), call.attrs.get("output_size", (1, 1))
-    mean = aten.adaptive_avg_pool2d(x, size)
+    """adaptive_avg_pool2d."""
+    x = centered(call).double()
+    mean = aten.adaptive_avg_pool2d(x, call.attrs["output_size"])
     rows, columns = (_window_lengths(x.shape[axis], mean.shape[axis]) for axis in (2, 3))
     count = rows[:, None] * columns
-    result = _average(call, mean * count, count)
-    return result if call.attrs.get("keepdim", True) else result.flatten(1)
+    return _average(call, mean * count, count)
 
 
 def _window_lengths(size: int, windows: int) -> Tensor:

@@ -26,7 +26,6 @@ _KERNELS = {
     aten.hardsigmoid.default: arithmetic.hardsigmoid,
     aten.sigmoid.default: arithmetic.sigmoid,
     aten.tanh.default: arithmetic.tanh,
-    aten.mean.dim: arithmetic.adaptive_average_pool,
 }
 
 

@@ -17,7 +17,9 @@ Settled against torch 2.13 on x86-64 with AVX-512 VNNI, activations quint8 [0, 2
   difference in 19,200 elements of random scales; 5 % of the elements of such a tail where s_y / s_x is a small
   whole ratio.
 * Average pools, channels last: channels in whole vectors and the rest round differently (see `average_pool`,
-  `adaptive_average_pool`); both are exact.
+  `adaptive_average_pool`); both are exact. They give the scale that they read, which is far too coarse for a mean
+  over an image: it varies little. That one goes through float (`spatial_mean`), a few microseconds slower, to a
+  scale of its own: mobilenet_v3_small under x86 11.7 -> 14.1 dB of signal over noise.
 * Everything that moves, selects or bounds elements (views, max pool, nearest, pad, cat of equal parameters,
   relu, hardtanh): the integers themselves.
 
@@ -43,7 +45,7 @@ from ...compiler.quant.arithmetic import (
     channel_shape,
 )
 from ...compiler.quant.kernels import as_integer, clamp_alone
-from ...compiler.quant.qparams import QParams
+from ...compiler.quant.qparams import QParams, dequantize
 from .transposed import TransposedShape, x86_takes_fbgemm
 
 aten = torch.ops.aten
@@ -154,18 +156,28 @@ def average_pool(call: KernelCall) -> Tensor:
 
 
 def adaptive_average_pool(call: KernelCall) -> Tensor:
-    """adaptive_avg_pool2d, and mean over height and width, on channels-last data.
+    """adaptive_avg_pool2d on channels-last data.
 
     Channels in whole vectors of 8 give `rint(fma(sum, f32(1 / n), z))`, the rest `rint(sum * f32(1 / n) + z)`.
     """
-    x, size = centered(call).double(), call.attrs.get("output_size", (1, 1))
-    mean = aten.adaptive_avg_pool2d(x, size)
+    x = centered(call).double()
+    mean = aten.adaptive_avg_pool2d(x, call.attrs["output_size"])
     count = _window_counts(x.shape[2], mean.shape[2])[:, None] * _window_counts(x.shape[3], mean.shape[3])
     total, inverse = torch.round(mean * count), 1.0 / count.float()
     zero_point = call.out_qparams.zero_point[0]
     fused = torch.round((total * inverse.double() + zero_point).float())
-    result = _by_vector(call, fused, torch.round(total.float() * inverse + zero_point), 8)
-    return result if call.attrs.get("keepdim", True) else result.flatten(1)
+    return _by_vector(call, fused, torch.round(total.float() * inverse + zero_point), 8)
+
+
+def spatial_mean(call: KernelCall) -> Tensor:
+    """Mean over height and width: dequantize, avg_pool2d in float32 on channels-last data, quantize.
+
+    The pool adds one position after the other, in the same order for every channel and vectors of any width.
+    """
+    (x,), (qp,) = call.inputs, call.in_qparams
+    real = dequantize(x, qp).contiguous(memory_format=torch.channels_last)
+    mean = quantize(aten.avg_pool2d(real, real.shape[2:]), call.out_qparams)
+    return _finish(call, mean if call.attrs["keepdim"] else mean.flatten(1))
 
 
 def upsample_nearest(call: KernelCall) -> Tensor:

@@ -214,8 +214,13 @@ def _average_pool(b: Builder, step: IntegerStep) -> fx.Node:
 
 @_lowers([aten.mean.dim])
 def _mean(b: Builder, step: IntegerStep) -> fx.Node:
-    pooled = b.call(aten.adaptive_avg_pool2d, b.channels_last(*b.inputs(step)), [1, 1])
-    return pooled if step.attrs["keepdim"] else b.call(torch.flatten, pooled, 1)
+    """To a scale of its own, which no quantized pool gives."""
+    shape = recorded_shape(step.anchor.args[0])
+    assert shape is not None
+    real = b.call(torch.dequantize, b.channels_last(*b.inputs(step)))
+    mean = b.call(aten.avg_pool2d, real, list(shape[2:]))
+    mean = mean if step.attrs["keepdim"] else b.call(torch.flatten, mean, 1)
+    return b.call(torch.quantize_per_tensor, mean, *scalars(step.out_qparams), deprecated.QUINT8)
 
 
 @_lowers([aten.upsample_nearest2d.vec])

@@ -114,7 +114,7 @@ def _pools() -> dict[OpOverload, OpRule]:
         aten.max_pool2d.default: rule(arithmetic.max_pool, rank(4)),
         aten.avg_pool2d.default: rule(arithmetic.average_pool, rank(4), _plain_divisor),
         aten.adaptive_avg_pool2d.default: rule(arithmetic.adaptive_average_pool, rank(4), _static),
-        aten.mean.dim: rule(arithmetic.adaptive_average_pool, rank(4), image_mean),
+        aten.mean.dim: OpRule(arithmetic.spatial_mean, check=all_of(rank(4), image_mean, _known_image)),
         aten.upsample_nearest2d.vec: rule(arithmetic.upsample_nearest, rank(4), _static),
         aten.pad.default: padding,
         aten.constant_pad_nd.default: padding,
@@ -140,6 +140,12 @@ def _views() -> dict[OpOverload, OpRule]:
         **{op: moved(op, _static) for op in bounded},
         **{op: pieces(op) for op in split},
     }
+
+
+def _known_image(node: fx.Node) -> str | None:
+    shape = recorded_shape(node.args[0])
+    known = shape is not None and all(isinstance(size, int) for size in shape[2:])
+    return None if known else "its height and width are not known"
 
 
 def _plain_divisor(node: fx.Node) -> str | None:

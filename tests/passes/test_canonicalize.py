@@ -173,6 +173,31 @@ CASES = [
             """,
     ),
     Case(
+        "averages over everything",
+        Calls(
+            lambda m, x: (
+                F.adaptive_avg_pool2d(x, 1),
+                F.adaptive_avg_pool2d(x[0], (1, 1)),
+                F.adaptive_avg_pool1d(x[0], 1),
+                F.adaptive_avg_pool3d(x, 1),
+                F.adaptive_avg_pool2d(x, (1, 2)),
+            )
+        ),
+        (IMAGE,),
+        4,
+        """
+                %0 = input x
+                %1 = mean.dim(%0, [2, 3], True)
+                %2 = select.int(%0, 0, 0)
+                %3 = mean.dim(%2, [1, 2], True)
+                %4 = select.int(%0, 0, 0)
+                %5 = mean.dim(%4, [2], True)
+                %6 = mean.dim(%0, [1, 2, 3], True)
+                %7 = adaptive_avg_pool2d.default(%0, [1, 2])
+                return (%1, %3, %5, %6, %7)
+            """,
+    ),
+    Case(
         "clamps",
         Calls(
             lambda m, x: (

@@ -235,8 +235,12 @@ def test_adaptive_pools_are_exact(output: list[int], size: tuple[int, int], tmp_
     assert not off_by(case, tmp_path).any()
 
 
-def test_mean_of_one_pixel_is_exact(tmp_path: Path) -> None:
-    assert not off_by(pool(aten.mean.dim, ([2, 3],), (1, 1), quint8(0.0371, 113)), tmp_path).any()
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (13, 5)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_means_over_an_image_have_a_scale_of_their_own(size: tuple[int, int], tmp_path: Path) -> None:
+    case = pool(aten.mean.dim, ([2, 3],), size, quint8(0.0371, 113))
+    assert not off_by(case, tmp_path).any()
+    case.out_qparams = quint8(0.00413, 101)
+    assert not off_by(case, tmp_path).any()
 
 
 def test_average_pool_of_too_many_kinds_of_windows_has_no_rule() -> None:

@@ -196,6 +196,33 @@ def test_average_pools_are_exact_for_any_channel_count(name: str, channels: int,
     assert not off_by(pooled(op, args, channels), fbgemm, tmp_path).any()
 
 
+def image_mean(size: tuple[int, int], channels: int, kept: bool, pattern: str) -> OpCase:
+    """To a scale much finer than the input's."""
+    x = integers((2, channels, *size), 0, 255, channels, pattern)
+    return OpCase(aten.mean.dim, [x], [quint8(0.0371, 113)], quint8(0.00413, 101), ([2, 3], kept))
+
+
+@ENGINES
+@pytest.mark.parametrize("channels", [1, 8, 33, 64])
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (13, 5), (56, 56)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_means_over_an_image_have_a_scale_of_their_own(
+    size: tuple[int, int], channels: int, backend: TorchScriptBackend, tmp_path: Path
+) -> None:
+    for kept in (True, False):
+        case = image_mean(size, channels, kept, "random")
+        assert not off_by(case, backend, tmp_path).any()
+
+
+def test_a_mean_adds_one_position_after_the_other() -> None:
+    """What makes it the same on every CPU: no vector's width shows in the sum."""
+    x = (integers((2, 33, 13, 5), 0, 255, 3, "random") - 113).float() * 0.0371
+    total = torch.zeros(2, 33)
+    for position in range(13 * 5):
+        total += x.flatten(2)[..., position]
+    pooled = aten.avg_pool2d(x.contiguous(memory_format=torch.channels_last), [13, 5])
+    assert torch.equal(pooled.flatten(1), total / (13 * 5))
+
+
 def test_max_pool1d_is_exact(tmp_path: Path) -> None:
     qp = quint8(0.0371, 113)
     x = integers((2, 8, 17), 0, 255, 5, "random")
