@@ -9,15 +9,27 @@ values (mobilenet_v3_small, weights per tensor: 13.3 dB of signal over their sum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, fx
 
+from ..ir.ops import aten
 from .calibrate import CalibrationStats
 from .output_noise import Tape
 from .plan import Group, Plan, activation_inputs
 from .qparams import QParams, choose_qparams, fake_quantize
+
+_AVERAGES = frozenset(
+    {
+        aten.avg_pool1d.default,
+        aten.avg_pool2d.default,
+        aten.avg_pool3d.default,
+        aten.adaptive_avg_pool1d.default,
+        aten.adaptive_avg_pool2d.default,
+        aten.adaptive_avg_pool3d.default,
+    }
+)
 
 
 def value_noise(
@@ -31,7 +43,7 @@ def value_noise(
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Noise power at the outputs over the power of what varies there from sample to sample, by value that `plan`
-    quantizes (the observed ones: the rest hold the same numbers).
+    quantizes (see `rounded`: the rest hold the same numbers).
 
     Each output counts the same. `batches` are inputs of a few samples; where one has a single sample, the signal
     is what varies within its outputs.
@@ -52,13 +64,19 @@ def value_noise(
 
 
 def rounded(gm: fx.GraphModule, group: Group) -> list[str]:
-    """The members that get new rounding errors: not those made of other members alone, by a view or a concat."""
+    """The members that get new rounding errors: not those made of other members alone, by a view or a concat.
+    Averages of members do."""
     nodes = {node.name: node for node in gm.graph.nodes if node.name in group.members}
     return [
         name
-        for name in group.observed
-        if not (sources := activation_inputs(nodes[name])) or any(source.name not in nodes for source in sources)
+        for name, node in nodes.items()
+        if node.target in _AVERAGES or (name in group.observed and not _is_made_of(node, nodes))
     ]
+
+
+def _is_made_of(node: fx.Node, members: Collection[str]) -> bool:
+    sources = activation_inputs(node)
+    return bool(sources) and all(source.name in members for source in sources)
 
 
 def rounding_parameters(gm: fx.GraphModule, plan: Plan, stats: CalibrationStats) -> dict[str, QParams]:

@@ -1,14 +1,18 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from fxedge.compiler.quant.arithmetic import unchanged
 from fxedge.compiler.quant.calibrate import CalibrationStats, calibrate
 from fxedge.compiler.quant.collectors import CollectorMethod
 from fxedge.compiler.quant.plan import Plan, plan_quantization
 from fxedge.compiler.quant.qparams import choose_qparams
+from fxedge.compiler.quant.target import OpRule
 from fxedge.compiler.quant.value_noise import value_noise
 from support import Calls, inputs
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from toy_target import TOY, TOY_SHARED_CAT, Rounding, captured
 
 
@@ -55,6 +59,20 @@ def test_each_value_brings_the_noise_that_rounding_it_alone_makes(spec):
     for group in plan.groups:
         noise = sum(found.get(name, 0.0) for name in group.members)
         assert noise == pytest.approx(measured(gm, plan, stats)[group.members[0]], rel=0.25), group.members
+
+
+def test_an_average_on_its_input_s_scale_is_rounded_again():
+    model = Calls(lambda self, x: self.head(F.avg_pool2d(self.layer(x), 6).flatten(1)))
+    torch.manual_seed(0)
+    model.layer, model.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+    pool = OpRule(unchanged, shared=True)
+    spec = replace(TOY, ops={**TOY.ops, torch.ops.aten.avg_pool2d.default: pool})
+    gm, plan, stats = planned(model, X, spec)
+    (group,) = (group for group in plan.groups if "avg_pool2d" in group.members)
+    assert group.observed == ("conv2d",)
+    found = value_noise(gm, plan, stats, [(X,)], projections=256)
+    # 36 independent errors of one step, averaged, against one such error
+    assert found["avg_pool2d"] == pytest.approx(36 * found["conv2d"], rel=0.5)
 
 
 def test_the_seed_decides_and_the_number_of_samples_does_not_scale():
