@@ -72,7 +72,7 @@ def test_what_must_be_reached(metric: str, figure: float, reached: bool) -> None
 
 def test_each_setting_is_kept_under_a_name_of_its_own() -> None:
     plain = Setting("net", "onnx", "fast", False, "vnni")
-    other = Setting("net2", "x86", "best", True, "avx2", True, 8, 5, 1, 60)
+    other = Setting("net2", "x86", "best", True, "avx2", True, 8, 5, 1, 60, 4)
     changed = [dataclasses.replace(plain, **{f.name: getattr(other, f.name)}) for f in dataclasses.fields(plain)]
     assert len({setting.file for setting in [plain, *changed]}) == 1 + len(changed)
 

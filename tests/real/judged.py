@@ -72,25 +72,28 @@ def _classifier(
     return Judged(factory, net.preprocess, size, calibration, images, truth, lambda logits: top1(logits).tolist())
 
 
-def _detector() -> Judged:
+def _detector(swapped: bool = False) -> Judged:
+    """Calibrated on one half of the images and judged on the other; `swapped`: on the first half."""
     preprocess = REAL_NETS["mobilenet_v2"].preprocess.model_copy(update={"layout": "NHWC"})
 
-    def part(first: int, last: int | None, batch: int) -> Dataset:
-        paths = sorted((nets.DATA / "yolox_nano" / "images").glob("*.jpg"))[first:last]
+    first = 0 if swapped else _CALIBRATION_HALF
+
+    def part(first: int, count: int, batch: int) -> Dataset:
+        paths = sorted((nets.DATA / "yolox_nano" / "images").glob("*.jpg"))[first : first + count]
         return from_arrays(np.stack([_pixels(path) for path in paths]), preprocess, ["x"], batch)
 
     def truth(limit: int | None) -> list[list[list[float]]]:
         with np.load(nets.DATA / "yolox_nano" / "ground_truth.npz") as file:
             boxes = file["gt"]
-        numbers = range(_CALIBRATION_HALF, 2 * _CALIBRATION_HALF)[:limit]
+        numbers = range(first, first + _CALIBRATION_HALF)[:limit]
         return [boxes[boxes[:, 0] == number][:, 1:].tolist() for number in numbers]
 
     return Judged(
         yolox.yolox_nano,
         preprocess,
         (yolox.SIZE, yolox.SIZE),
-        lambda: part(0, _CALIBRATION_HALF, _BATCH),
-        lambda limit: part(_CALIBRATION_HALF, None if limit is None else _CALIBRATION_HALF + limit, _JUDGED_BATCH),
+        lambda: part(_CALIBRATION_HALF - first, _CALIBRATION_HALF, _BATCH),
+        lambda limit: part(first, _CALIBRATION_HALF if limit is None else limit, _JUDGED_BATCH),
         truth,
         _boxes,
         "mAP50-95",
@@ -143,5 +146,6 @@ JUDGED = {
     "cifar10_resnet20": _classifier(nets.cifar10_resnet20, "cifar10_resnet20", (32, 32)),
     "rescaled_resnet20": _classifier(nets.rescaled_resnet20, "cifar10_resnet20", (32, 32)),
     "yolox_nano": _detector(),
+    "yolox_nano_swapped": _detector(swapped=True),
     "minilm": _encoder(),
 }

@@ -27,13 +27,13 @@ from fxedge.compiler.pipeline.runtime import RemoteRuntime
 from .judged import JUDGED
 
 FAST, DATA_FREE = "fast", "data-free"
-_PARITY_SAMPLES = 16  # of the check that every compilation makes
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One compilation and where it is judged. `synthetic`: calibrated without real images. `emulated`: the number
-    of images that also run without VNNI; `limit`: of judged images, None for all; `timed`: of timed runs."""
+    of images that also run without VNNI; `limit`: of judged images, None for all; `timed`: of timed runs;
+    `compared`: of samples of the check that every compilation makes."""
 
     net: str
     target: str
@@ -45,6 +45,7 @@ class Setting:
     limit: int | None = None
     threads: int = 2
     timed: int = 0
+    compared: int = 16
 
     @property
     def file(self) -> str:
@@ -54,7 +55,8 @@ class Setting:
         judged = "all" if self.limit is None else str(self.limit)
         parts = (self.net, self.target, self.recipe, weights, self.isa, data, f"emulated{self.emulated}", judged)
         timed = (f"timed{self.timed}",) if self.timed else ()
-        return ".".join((*parts, f"{self.threads}threads", *timed, "json"))
+        compared = (f"compared{self.compared}",) if self.compared != 16 else ()
+        return ".".join((*parts, f"{self.threads}threads", *timed, *compared, "json"))
 
 
 def kept(path: Path, compute: Callable[[], Any]) -> Any:
@@ -97,7 +99,8 @@ def measure(setting: Setting) -> dict[str, Any]:
         per_tensor_weights=setting.per_tensor,
         isa=setting.isa,
         threads=setting.threads,
-        parity_samples=_PARITY_SAMPLES,
+        parity_samples=setting.compared,
+        golden_samples=min(4, setting.compared),
         timed_runs=setting.timed,
         dynamic_axes=judged.dynamic_axes,
     )

@@ -22,6 +22,15 @@ def test_each_has_its_data(net: str, calibration: int, images: int, shared_data:
     assert len(judged.truth(5)) == judged.images(5).count == 5
 
 
+def test_halves_of_the_detector_s_images_change_places(shared_data: Path) -> None:
+    halves = [JUDGED[name] for name in ("yolox_nano", "yolox_nano_swapped")]
+    judged = [next(iter(half.images(2))).inputs[0] for half in halves]
+    seen = [next(iter(half.calibration())).inputs[0][:2] for half in halves]
+    assert torch.equal(judged[0], seen[1])
+    assert torch.equal(judged[1], seen[0])
+    assert halves[0].truth(None) != halves[1].truth(None)
+
+
 def test_classes_of_the_network_with_a_background(shared_data: Path) -> None:
     plain, shifted = (JUDGED[name].truth(None) for name in ("mobilenet_v2", "mobilenet_v2_tf"))
     assert shifted == [label + 1 for label in plain]
