@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,16 @@ from ...backends.base import Backend
 from ..ir.errors import VerificationError
 from ..ir.passes import evaluate, flatten_tensors
 from ..ir.progress import Progress
-from ..quant.isa import native_spec
+from ..quant.isa import native_isa, native_spec
 from ..quant.program import Program, computed_by
 from ..quant.qparams import QParams
+from ..quant.saturation import unproven_here
 from ..quant.simulate import simulate
 from .accuracy import Share, accuracy, top1
 from .data import Batch, Dataset
 from .fitting import fitting_batches, one_sample
 from .hidden import off_when_hidden
+from .lower import Lowered
 from .parity import (
     EndToEnd,
     EndToEndCount,
@@ -155,6 +158,19 @@ def check_target(
     scored = None if reference is None or reference.labels is None else accuracy(predicted, reference.labels)
     agreement = None if reference is None else accuracy(predicted, reference.predicted)
     return Checked(nodes, end_to_end, golden, golden_worst, scored, agreement, latency)
+
+
+@contextmanager
+def saturation_named(lowered: Lowered) -> Iterator[None]:
+    """A check that fails within says so where the program was compiled for processors that cannot saturate and
+    this one can."""
+    try:
+        yield
+    except VerificationError as error:
+        reason = unproven_here(lowered.program, lowered.saturation, native_isa())
+        if reason is None:
+            raise
+        raise VerificationError(f"{error} {reason}") from error
 
 
 def check_nodes(

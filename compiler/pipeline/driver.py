@@ -32,7 +32,7 @@ from .ablation import PassWatch, watch_compilation
 from .best import Attempt, choose_best
 from .bundle import list_files, write_manifest, writing_bundle
 from .calibration import collect
-from .check import Artifacts, Checked, Reference, check_target, float_reference
+from .check import Artifacts, Checked, Reference, check_target, float_reference, saturation_named
 from .data import Dataset
 from .entries import (
     calibration_entry,
@@ -257,7 +257,7 @@ def _compile_target(job: _Job, backend: Backend) -> TargetResult:
         if isinstance(backend, Describes):
             lowered = dataclasses.replace(lowered, notes=(*lowered.notes, *backend.notes(artifacts.int8)))
     try:
-        with report.timed("verify"):
+        with report.timed("verify"), saturation_named(lowered):
             backend.emit(lowered.program, artifacts.exposed, list(lowered.program.integer_values()))
             checked = check_target(
                 backend,

@@ -78,7 +78,17 @@ def _verify_target(folder: Path, manifest: Manifest, name: str, backend: Backend
             other = _verify_kernels(folder, manifest, name, entry.kernels[kernels], kernels, threads)
             if not other.passed:
                 return TargetVerdict(False, f"by the {kernels} kernels: {other.message}")
-    return verdict
+    if verdict.passed:
+        return verdict
+    return TargetVerdict(False, f"{verdict.message}{_elsewhere(entry, backend)}")
+
+
+def _elsewhere(entry: TargetEntry, backend: Backend) -> str:
+    """Why an artifact that was compiled for another instruction set may give other integers here."""
+    found, native = entry.saturation, native_isa()
+    if found is None or found.isa == native or backend.spec.saturation.get(native) is None:
+        return ""
+    return f"; it was compiled for {found.isa}, and here ({native}) sums may saturate that do not saturate there"
 
 
 def _verify_kernels(

@@ -56,6 +56,21 @@ def prove_unsaturated(program: Program, isa: str) -> SaturationProof:
     return SaturationProof(isa, channels, largest, unsafe)
 
 
+def unproven_here(program: Program, proof: SaturationProof | None, native: str) -> str | None:
+    """Why `program`, compiled for another instruction set than `native`, this machine's, may give other integers
+    here; None where its kernels cannot saturate, or it was compiled for this machine."""
+    if proof is None or proof.isa == native or native not in program.spec.saturation:
+        return None
+    unsafe = prove_unsaturated(program, native).unsafe
+    if not unsafe:
+        return None
+    return (
+        f"It was compiled for {proof.isa}, and this machine has {native}, whose kernels add products in 16 bits: "
+        f"{sum(unsafe.values())} output channels of {len(unsafe)} layers can saturate here, the first in "
+        f"{next(iter(unsafe))}. Compile and check it on a machine with {proof.isa}, or with --isa {native}."
+    )
+
+
 def pair_limit(bound: int) -> int:
     """The largest sum of two weights of one sign that cannot saturate with activations in [0, `bound`]."""
     return INT16_MAX // max(bound, 1)

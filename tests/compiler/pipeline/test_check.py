@@ -9,7 +9,7 @@ from fxedge.compiler.ir.capture import capture
 from fxedge.compiler.ir.errors import VerificationError
 from fxedge.compiler.ir.progress import Silent
 from fxedge.compiler.pipeline import check
-from fxedge.compiler.pipeline.check import Artifacts, Checked, check_target, float_reference
+from fxedge.compiler.pipeline.check import Artifacts, Checked, check_target, float_reference, saturation_named
 from fxedge.compiler.pipeline.data import from_arrays
 from fxedge.compiler.pipeline.driver import CompileReport
 from fxedge.compiler.pipeline.parity import EndToEnd, NodeParity
@@ -105,6 +105,19 @@ def test_a_node_that_is_off(monkeypatch: pytest.MonkeyPatch, program: Program):
         f"onnx: 1 of 4 integer nodes differ from the simulator by more than allowed; worst 2 LSB (allowed 0) at "
         f"{name}, 1 of 12 integers; first {name}."
     )
+
+
+def test_a_failure_on_another_instruction_set_says_so(
+    monkeypatch: pytest.MonkeyPatch, compiled: tuple[Path, CompileReport]
+):
+    lowered = compiled[1].results["onnx"].lowered
+    monkeypatch.setattr(check, "native_isa", lambda: "avx2")
+    monkeypatch.setattr(check, "unproven_here", lambda program, proof, native: f"Not on {native}.")
+    with pytest.raises(VerificationError, match=r"^onnx: 2 LSB\. Not on avx2\.$"), saturation_named(lowered):
+        raise VerificationError("onnx: 2 LSB.")
+    monkeypatch.setattr(check, "unproven_here", lambda program, proof, native: None)
+    with pytest.raises(VerificationError, match=r"^onnx: 2 LSB\.$"), saturation_named(lowered):
+        raise VerificationError("onnx: 2 LSB.")
 
 
 def test_float_outputs_of_the_exposed_artifact_may_differ_by_rounding(

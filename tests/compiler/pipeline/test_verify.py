@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from fxedge.compiler.ir.errors import BundleError, InputError
+from fxedge.compiler.pipeline import verify
 from fxedge.compiler.pipeline.bundle import file_entry
 from fxedge.compiler.pipeline.driver import CompileReport
 from fxedge.compiler.pipeline.verify import verify_bundle
@@ -42,6 +43,20 @@ def test_other_golden_outputs_fail(copied: Path):
     report = verify_bundle(copied)
     assert not report.passed
     assert report.verdicts["onnx"].message == "output is 2 LSB from the golden outputs (allowed 0)"
+
+
+def test_what_fails_on_another_instruction_set_says_so(copied: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verify, "native_isa", lambda: "avx2")
+    golden, manifest = copied / "golden" / "onnx.safetensors", copied / "manifest.json"
+    save_file({"output": load_file(golden)["output"] + 1}, golden)
+    rehash(copied, "golden/onnx.safetensors")
+    raw = json.loads(manifest.read_text())
+    raw["targets"]["onnx"]["saturation"]["isa"] = "vnni"
+    manifest.write_text(json.dumps(raw))
+    message = verify_bundle(copied).verdicts["onnx"].message
+    assert message.endswith(
+        "; it was compiled for vnni, and here (avx2) sums may saturate that do not saturate there"
+    )
 
 
 def test_golden_outputs_of_another_shape_fail(copied: Path):

@@ -16,6 +16,7 @@ from fxedge.compiler.quant.saturation import (
     pair_sums,
     prove_unsaturated,
     unpaired,
+    unproven_here,
     within_taps,
 )
 from support import Calls
@@ -75,6 +76,21 @@ WEIGHT = torch.tensor([[127.0, 1, -60, -60], [127, 2, 0, 0], [0, -127, -127, 0]]
 def test_channels_that_can_saturate_are_named():
     proof = prove_unsaturated(program(WEIGHT), "avx2")
     assert proof == SaturationProof("avx2", channels=3, largest=255 * 129, unsafe={"linear": 1})
+
+
+def test_what_was_compiled_for_another_instruction_set_says_so_here():
+    lowered = program(WEIGHT)
+    proof = prove_unsaturated(lowered, "vnni")
+    assert unproven_here(lowered, proof, "avx2") == (
+        "It was compiled for vnni, and this machine has avx2, whose kernels add products in 16 bits: 1 "
+        "output channels of 1 layers can saturate here, the first in linear. Compile and check it "
+        "on a machine with vnni, or with --isa avx2."
+    )
+    assert unproven_here(lowered, proof, "vnni") is None
+    assert unproven_here(lowered, proof, "neon") is None
+    assert unproven_here(lowered, None, "avx2") is None
+    harmless = program(WEIGHT[[0, 2]][:, :2])
+    assert unproven_here(harmless, prove_unsaturated(harmless, "vnni"), "avx2") is None
 
 
 def test_sums_in_32_bits_need_no_bounds():
