@@ -1,6 +1,8 @@
 """onednn: oneDNN for convolutions and linear. Exact on VNNI machines, elsewhere where no 16-bit pair sum
 saturates."""
 
+import functools
+
 from ..torchscript import arithmetic, roads
 from ..torchscript.backend import engine_backend
 from ..torchscript.pairing import onednn_pairing
@@ -15,9 +17,16 @@ backend = engine_backend(
     ),
     roads.ONEDNN,
     onednn_pairing(roads.ONEDNN),
-    isa=("vnni",),
+    isa=("avx2", "vnni"),
     notes=(
         "Without VNNI (AVX2, AVX-512) sums of two products saturate in int16 unless compiled for the ISA avx2.",
-        "On AVX2, oneDNN's convolutions multiply by s_x·s_w rounded once: 1 LSB on one of about 10^6 integers.",
+        "On AVX2 it multiplies the scales of input and weight first: 1 LSB on one of about 10^6 integers.",
     ),
+    without_vnni={
+        "avx2": ProductKernels(
+            conv=functools.partial(arithmetic.onednn_conv, joined=True),
+            conv_transpose=functools.partial(arithmetic.onednn_conv_transpose, joined=True),
+            linear=functools.partial(arithmetic.onednn_linear, joined=True),
+        )
+    },
 )

@@ -1,14 +1,15 @@
 """The integer arithmetic of `torch.ops.quantized`, op by op, under the engines fbgemm, x86 and onednn.
 
-Settled against torch 2.13 on x86-64 with AVX-512 VNNI, activations quint8 [0, 255], weights qint8 symmetric;
-`tests/backends/torchscript/test_ops.py` confirms each kernel on random, extreme and tie-rich integers:
+Settled against torch 2.13 on x86-64 with AVX-512 VNNI and with AVX2, activations quint8 [0, 255], weights qint8
+symmetric; `tests/backends/torchscript/test_ops.py` confirms each kernel on random, extreme and tie-rich integers:
 
 * Conv and transposed conv under fbgemm, linear under fbgemm and x86: `rint((f32(acc) + b / f32(s_x * s_w)) *
   f32(f32(s_x * s_w) / s_y)) + z_y`, halves to even. With one scale for the whole weight the bias is multiplied
   by the reciprocal instead.
 * Conv under x86 and onednn, transposed conv where oneDNN runs it: `rint(((f32(acc) * s_x) * s_w + b) * f32(1 /
   s_y) + z_y)`. The zero point is added before rounding; s_x went through its reciprocal in float32, twice.
-  Linear under onednn: the same, with s_w through its reciprocal too.
+  Linear under onednn: the same, with s_w through its reciprocal too. On AVX2 oneDNN multiplies s_x * s_w first,
+  and the x86 engine takes fbgemm for everything: it asks for AVX512-VNNI.
 * quantize_per_tensor: `rint(fma(x, f32(1 / s), z))`: one rounding before the integer's.
 * mul: `rint(f32(a' * b') * (f32(s_a * s_b) * f32(1 / s_y))) + z_y`.
 * add and the elementwise functions dequantize with a fused multiply-add, `fma(q, s, -(s * z))`, and quantize
@@ -73,17 +74,17 @@ def fbgemm_linear(call: KernelCall) -> Tensor:
     return _fbgemm_requantize(call, accumulate_linear(call), axis=-1)
 
 
-def onednn_conv(call: KernelCall) -> Tensor:
-    """quantized::conv1d, conv2d, conv3d under onednn, and under x86 with at most 100 groups."""
+def onednn_conv(call: KernelCall, joined: bool = False) -> Tensor:
+    """quantized::conv1d, conv2d, conv3d under onednn, and under x86 with at most 100 groups. `joined`: on AVX2."""
     assert call.weight_qparams is not None
-    return _onednn_requantize(call, accumulate_conv(call), call.weight_qparams.scale_tensor(), axis=1)
+    return _onednn_requantize(call, accumulate_conv(call), call.weight_qparams.scale_tensor(), 1, joined)
 
 
-def onednn_conv_transpose(call: KernelCall) -> Tensor:
-    """quantized::conv_transpose1d, 2d, 3d under onednn."""
+def onednn_conv_transpose(call: KernelCall, joined: bool = False) -> Tensor:
+    """quantized::conv_transpose1d, 2d, 3d under onednn. `joined`: on AVX2."""
     assert call.weight_qparams is not None
     total = accumulate_conv_transpose(call)
-    return _onednn_requantize(call, total, call.weight_qparams.scale_tensor(), axis=1)
+    return _onednn_requantize(call, total, call.weight_qparams.scale_tensor(), 1, joined)
 
 
 def x86_conv_transpose(call: KernelCall) -> Tensor:
@@ -93,11 +94,11 @@ def x86_conv_transpose(call: KernelCall) -> Tensor:
     return (fbgemm_conv_transpose if x86_takes_fbgemm(shape) else onednn_conv_transpose)(call)
 
 
-def onednn_linear(call: KernelCall) -> Tensor:
-    """quantized::linear under onednn."""
+def onednn_linear(call: KernelCall, joined: bool = False) -> Tensor:
+    """quantized::linear under onednn. `joined`: on AVX2."""
     assert call.weight_qparams is not None
     scale = _through_reciprocal(call.weight_qparams.scale_tensor())
-    return _onednn_requantize(call, accumulate_linear(call), scale, axis=-1)
+    return _onednn_requantize(call, accumulate_linear(call), scale, -1, joined)
 
 
 def add(call: KernelCall) -> Tensor:
@@ -141,10 +142,11 @@ def max_pool(call: KernelCall) -> Tensor:
     return _finish(call, pool(call.inputs[0].float(), **call.attrs))
 
 
-def average_pool(call: KernelCall) -> Tensor:
+def average_pool(call: KernelCall, lanes: int = 16) -> Tensor:
     """avg_pool2d on channels-last data: x [batch, channels, height, width].
 
-    Channels in whole vectors of 16 give `rint(sum * f32(1 / n)) + z`, the rest `rint(sum * f32(1 / n) + z)`.
+    Channels in whole vectors of `lanes` (AVX-512: 16, AVX2: 8) give `rint(sum * f32(1 / n)) + z`, the rest
+    `rint(sum * f32(1 / n) + z)`.
     """
     x, attrs = centered(call).double(), dict(call.attrs)
     total = torch.round(aten.avg_pool2d(x, **(attrs | {"divisor_override": 1})))
@@ -152,7 +154,7 @@ def average_pool(call: KernelCall) -> Tensor:
     count = aten.avg_pool2d(ones, **(attrs | {"divisor_override": 1})) / aten.avg_pool2d(ones, **attrs)
     mean = total.float() * (1.0 / torch.round(count).float())
     zero_point = call.out_qparams.zero_point[0]
-    return _by_vector(call, torch.round(mean) + zero_point, torch.round(mean + zero_point), 16)
+    return _by_vector(call, torch.round(mean) + zero_point, torch.round(mean + zero_point), lanes)
 
 
 def adaptive_average_pool(call: KernelCall) -> Tensor:
@@ -206,10 +208,13 @@ def _fbgemm_requantize(call: KernelCall, total: Tensor, axis: int) -> Tensor:
     return _finish(call, sums.mul_(multiplier).round_().add_(call.out_qparams.zero_point[0]))
 
 
-def _onednn_requantize(call: KernelCall, total: Tensor, weight_scale: Tensor, axis: int) -> Tensor:
-    """`total` is overwritten."""
+def _onednn_requantize(call: KernelCall, total: Tensor, weight_scale: Tensor, axis: int, joined: bool) -> Tensor:
+    """`total` is overwritten. `joined`: the scales of input and weight are multiplied with each other first."""
     in_scale = _through_reciprocal(call.in_qparams[0].scale_tensor())
-    real = total.float().mul_(in_scale).mul_(channel_shape(weight_scale, total.ndim, axis))
+    if joined:
+        real = total.float().mul_(channel_shape(in_scale * weight_scale, total.ndim, axis))
+    else:
+        real = total.float().mul_(in_scale).mul_(channel_shape(weight_scale, total.ndim, axis))
     if call.bias is not None:
         real.add_(channel_shape(call.bias, total.ndim, axis))
     real.mul_(1.0 / call.out_qparams.scale_tensor())

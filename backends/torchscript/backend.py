@@ -3,15 +3,18 @@ lite interpreter, which runs the packed kernels of every engine."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
+from ...compiler.quant.arithmetic import Kernel
 from ...compiler.quant.program import Program
-from ...compiler.quant.target import Pairing, TargetSpec
+from ...compiler.quant.target import Pairing, TargetSpec, with_kernels
 from . import archive, arithmetic, deprecated, loader
 from .loader import TorchScriptRunner
 from .lower import lower_float, lower_program
@@ -72,6 +75,12 @@ class TorchScriptBackend:
         return ()
 
 
+# Where torch's own loops take vectors of AVX2.
+_NARROW_VECTORS: dict[OpOverload, Kernel] = {
+    torch.ops.aten.avg_pool2d.default: functools.partial(arithmetic.average_pool, lanes=8)
+}
+
+
 def engine_backend(
     engine: str,
     kernels: ProductKernels,
@@ -79,10 +88,12 @@ def engine_backend(
     pairing: Pairing,
     isa: tuple[str, ...],
     notes: tuple[str, ...],
+    without_vnni: Mapping[str, ProductKernels] | None = None,
 ) -> TorchScriptBackend:
     """The target of a quantized engine: its own convolutions and linear, every other op as all have it.
 
-    `pairing` is how its kernels pair weights on x86 without VNNI, `isa` where its arithmetic is confirmed.
+    `pairing` is how its kernels pair weights on x86 without VNNI, `isa` where its arithmetic is confirmed;
+    `without_vnni` has what it takes there (`avx2`, `avx512`) where that is something else.
     """
     spec = TargetSpec(
         name=engine,
@@ -96,4 +107,7 @@ def engine_backend(
         saturation={"avx2": pairing, "vnni": None},
         also=("model.ptl",),
     )
+    elsewhere = {name: kernels.by_op() for name, kernels in (without_vnni or {}).items()}
+    elsewhere["avx2"] = {**elsewhere.get("avx2", {}), **_NARROW_VECTORS}
+    spec = replace(spec, kernels={name: with_kernels(spec, others) for name, others in elsewhere.items()})
     return TorchScriptBackend(spec, engine, roads)

@@ -2,9 +2,9 @@
 
 fbgemm's depthwise kernels (one input channel per group; 3x3, 5x5, 7x7 and 3x3x3 with "same" padding) add taps
 in row-major pairs in saturating int16 even on VNNI machines: 255 * 127 twice is 64,770 and becomes 32,767.
-The x86 engine takes them for more than 100 groups. fbgemm's grouped kernel for 2 or 4 channels per group
-writes past its buffers unless the channels are a multiple of 16. Both are avoided by saying the same convolution
-otherwise, weights unchanged:
+The x86 engine takes them for more than 100 groups, and without AVX512-VNNI for all. fbgemm's grouped kernel
+for 2 or 4 channels per group writes past its buffers unless the channels are a multiple of 16. Both are avoided
+by saying the same convolution otherwise, weights unchanged:
 
 * `merged`: neighbouring groups become one, with a block-diagonal weight. 4 or 8 channels per group run on
   fbgemm's VNNI kernel (3x3, 3x3x3), which is as fast as the saturating one (0.7 to 1.4 times its time on
@@ -96,6 +96,10 @@ class ConvShape:
         """The padding that keeps the size at stride 1."""
         return self.kernel[0] // 2
 
+    def overruns(self, merge: int) -> bool:
+        """Whether fbgemm's grouped kernel writes past its buffers where `merge` groups become one."""
+        return self.groups > merge and self.per_group * merge in (2, 4) and self.square and self.channels % 16 == 8
+
     def regular(self, *kernels: int) -> bool:
         """A cubic kernel of one of these sizes, equal padding up to "same", stride 1 or 2 on every axis, no
         dilation."""
@@ -128,8 +132,7 @@ def fbgemm_road(shape: ConvShape) -> Road:
     if shape.groups == 1:
         return Road()
     if shape.per_group > 1:
-        unsafe = shape.per_group in (2, 4) and shape.square and shape.channels % 16
-        return Road(8 // shape.per_group) if unsafe and shape.channels % 8 == 0 else Road()
+        return Road(8 // shape.per_group) if shape.overruns(1) else Road()
     if shape.square and shape.channels % 8 == 0:
         if shape.regular(3) and (road := shape.aligned(Road(4 if shape.channels % 16 == 0 else 8))):
             return road
@@ -140,13 +143,14 @@ def fbgemm_road(shape: ConvShape) -> Road:
 
 
 def x86_road(shape: ConvShape) -> Road:
-    """The exact road under the x86 engine: few enough groups for oneDNN."""
-    if shape.groups <= X86_ONEDNN_GROUPS:
-        return Road()
+    """The exact road under the x86 engine: few enough groups for oneDNN, and none that fbgemm, which the engine
+    takes without AVX512-VNNI, gets wrong."""
     fits = [
-        f for f in range(2, shape.groups + 1) if shape.groups % f == 0 and shape.groups // f <= X86_ONEDNN_GROUPS
+        merge
+        for merge in range(1, shape.groups + 1)
+        if shape.groups % merge == 0 and shape.groups // merge <= X86_ONEDNN_GROUPS and not shape.overruns(merge)
     ]
-    return Road(min(fits, key=lambda f: (f * shape.per_group % 8 != 0, f)))
+    return Road(min(fits, key=lambda merge: (merge > 1 and merge * shape.per_group % 8 != 0, merge)))
 
 
 def onednn_road(shape: ConvShape) -> Road:

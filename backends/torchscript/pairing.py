@@ -7,7 +7,7 @@ channel in and the kernel is not a depthwise one, taps meet in an order that dep
 two of them count as a pair. All of this on weights as the artifact has them, groups merged and taps added.
 
 Settled with torch 2.13 under FBGEMM_ENABLE_INSTRUCTIONS=AVX2 and AVX512, ONEDNN_MAX_CPU_ISA=AVX2 and AVX512_CORE,
-and on an emulated Haswell.
+on an emulated Haswell, and on a processor that has AVX2 alone.
 """
 
 from __future__ import annotations
@@ -23,40 +23,35 @@ from ...compiler.quant.target import Pairing
 from .grouping import ConvShape, merge_groups, split_into_frames
 from .roads import Roads
 from .rules import output_size
-from .transposed import TransposedShape, TransposeRoad, add_taps, x86_takes_fbgemm
+from .transposed import TransposedShape, TransposeRoad, add_taps
 
 # The weights of each output as [out, 2 · pairs], from [out, in / groups, *kernel] and the number of groups.
 Row = Callable[[Tensor, int], Tensor]
 
 
 def fbgemm_pairing(roads: Roads) -> Pairing:
-    """Everything on fbgemm."""
-    return _engine_pairing(roads, _dense, lambda shape: _dense)
+    """Everything on fbgemm: under x86 too, which takes oneDNN with AVX512-VNNI alone."""
+    return _engine_pairing(roads, _dense)
 
 
 def onednn_pairing(roads: Roads) -> Pairing:
     """Everything on oneDNN."""
-    return _engine_pairing(roads, _rounded_up, lambda shape: _rounded_up)
+    return _engine_pairing(roads, _rounded_up)
 
 
-def x86_pairing(roads: Roads) -> Pairing:
-    """Convolutions on oneDNN, transposed ones where it takes them, linear on fbgemm."""
-    return _engine_pairing(roads, _rounded_up, lambda shape: _dense if x86_takes_fbgemm(shape) else _rounded_up)
-
-
-def _engine_pairing(roads: Roads, conv: Row, transposed: Callable[[TransposedShape], Row]) -> Pairing:
-    """`conv` and `transposed` say how the kernels lay out the weights of one output. A linear has a single tap,
-    where both ways are the same."""
+def _engine_pairing(roads: Roads, row: Row) -> Pairing:
+    """`row` says how the kernels lay out the weights of one output. A linear has a single tap, where both ways are
+    the same."""
 
     def pairing(step: IntegerStep, weight: Tensor) -> Tensor:
         op = step.anchor.target
         if op in CONV:
-            return conv(*_as_packed(step, weight, roads))
+            return row(*_as_packed(step, weight, roads))
         if op in CONV_TRANSPOSE:
             shape = TransposedShape.of(tuple(weight.shape), step.attrs)
             road = roads.transpose(shape)
             assert isinstance(road, TransposeRoad), road
-            return transposed(shape)(by_output(step, add_taps(weight, road)), shape.groups)
+            return row(by_output(step, add_taps(weight, road)), shape.groups)
         return in_one_row(weight)
 
     return pairing

@@ -47,6 +47,11 @@ class ProductKernels:
     conv_transpose: Kernel
     linear: Kernel
 
+    def by_op(self) -> dict[OpOverload, Kernel]:
+        """Every op with weights -> its kernel."""
+        convs, transposed = dict.fromkeys(CONV, self.conv), dict.fromkeys(CONV_TRANSPOSE, self.conv_transpose)
+        return {**convs, **transposed, aten.linear.default: self.linear}
+
 
 def products(
     kernels: ProductKernels, transpose_road: Callable[[TransposedShape], TransposeRoad | str]

@@ -87,16 +87,17 @@ def onednn_transpose(shape: TransposedShape) -> TransposeRoad | str:
 
 
 def x86_transpose(shape: TransposedShape) -> TransposeRoad | str:
-    """The right road under the x86 engine, or the reason why there is none."""
+    """The right road under the x86 engine, with AVX512-VNNI and without, or the reason why there is none."""
     if any(shape.output_padding):
         return fbgemm_transpose(shape)
     if not shape.equal_channels and shape.stride[0] > shape.dilation[0]:
         return TransposeRoad.SHIFTED
-    return onednn_transpose(shape)
+    found = onednn_transpose(shape)
+    return fbgemm_transpose(shape) if found is TransposeRoad.PLAIN else found
 
 
 def x86_takes_fbgemm(shape: TransposedShape) -> bool:
-    """Whether the x86 engine runs this convolution, on its road, on fbgemm."""
+    """Whether the x86 engine runs this convolution, on its road, on fbgemm even with AVX512-VNNI."""
     return any(shape.output_padding) or not shape.equal_channels
 
 

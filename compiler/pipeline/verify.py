@@ -11,7 +11,7 @@ import numpy as np
 from ...backends.base import Backend, HasKernels
 from ..ir.errors import InputError, VerificationError
 from ..ir.progress import Progress, Silent
-from ..quant.isa import native_isa
+from ..quant.isa import native_isa, native_kernels
 from .bundle import read_bundle, read_golden, read_golden_inputs
 from .check import INT8
 from .driver import usable_backends
@@ -71,7 +71,7 @@ def verify_bundle(
 def _verify_target(folder: Path, manifest: Manifest, name: str, backend: Backend, threads: int) -> TargetVerdict:
     """By the kernels of this machine, then by those that the runtime can be told to use."""
     entry = manifest.targets[name]
-    verdict = _verify_kernels(folder, manifest, name, entry.kernels.get(native_isa(), entry), None, threads)
+    verdict = _verify_kernels(folder, manifest, name, entry.kernels.get(native_kernels(), entry), None, threads)
     selectable = backend.selectable if isinstance(backend, HasKernels) else ()
     for kernels in selectable:
         if verdict.passed and kernels in entry.kernels:

@@ -1,8 +1,8 @@
 """Instruction sets by name, and which one this machine has.
 
-`vnni` is x86-64 with AVX512-VNNI or AVX-VNNI: products of 8-bit integers are summed in 32 bits. `avx2` is x86-64
-without it, AVX2 and AVX-512 alike: two neighbouring products are summed in 16 bits, which saturates. `neon` is
-arm64.
+`vnni` is x86-64 with AVX512-VNNI: products of 8-bit integers are summed in 32 bits. `avx2` is x86-64 without it,
+AVX2 and AVX-512 alike: two neighbouring products are summed in 16 bits, which saturates. AVX-VNNI alone counts as
+`avx2`, since fbgemm has no kernels for it. `neon` is arm64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SAFE, NATIVE = "safe", "native"
 NAMES = ("avx2", "vnni", "neon")
 
 CPUINFO = Path("/proc/cpuinfo")
-VNNI_FLAGS = ("avx512_vnni", "avx_vnni")
+VNNI_FLAG = "avx512_vnni"
 
 
 def require_isa(specs: Sequence[TargetSpec], choice: str, cpuinfo: Path = CPUINFO) -> None:
@@ -81,12 +81,19 @@ def native_isa(cpuinfo: Path = CPUINFO) -> str:
     """The instruction set of this machine; an x86-64 counts as `avx2` where the system does not tell."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "neon"
-    return "avx2" if read_cpuinfo(cpuinfo)[1].isdisjoint(VNNI_FLAGS) else "vnni"
+    return "vnni" if VNNI_FLAG in read_cpuinfo(cpuinfo)[1] else "avx2"
+
+
+def native_kernels(cpuinfo: Path = CPUINFO) -> str:
+    """The name that this machine's kernels have in `TargetSpec.kernels`: that of its instruction set, but `avx512`
+    for AVX-512 without VNNI, whose vectors are twice as wide as those of AVX2."""
+    isa = native_isa(cpuinfo)
+    return "avx512" if isa == "avx2" and "avx512bw" in read_cpuinfo(cpuinfo)[1] else isa
 
 
 def native_spec(spec: TargetSpec) -> TargetSpec:
     """The target with the kernels that its runtime has on this machine."""
-    return spec.kernels.get(native_isa(), spec)
+    return spec.kernels.get(native_kernels(), spec)
 
 
 def read_cpuinfo(path: Path) -> tuple[str, set[str]]:

@@ -16,14 +16,14 @@ from typing import Any
 from rich.console import Console
 
 from ...backends import registry
-from ..quant.isa import CPUINFO, VNNI_FLAGS, read_cpuinfo
+from ..quant.isa import CPUINFO, VNNI_FLAG, read_cpuinfo
 from .tables import make_table, print_table
 
 _LIBRARIES = ("fxedge", "torch", "numpy", "onnx", "onnxruntime", "safetensors", "pydantic")
 _FEATURES = {
     "avx2": ("avx2",),
     "avx512": ("avx512bw",),
-    "vnni": VNNI_FLAGS,
+    "vnni": (VNNI_FLAG,),
     "amx-int8": ("amx_int8",),
     "dotprod": ("asimddp",),
     "i8mm": ("i8mm",),

@@ -15,10 +15,13 @@ import onnxruntime
 import pytest
 import torch
 from fxedge.backends.onnx import arithmetic
+from fxedge.backends.onnx.rules import ONNX
 from fxedge.compiler.quant.arithmetic import Kernel, KernelCall
+from fxedge.compiler.quant.isa import native_isa
 from fxedge.compiler.quant.kernels import bias_scale
 from fxedge.compiler.quant.qparams import QParams, dequantize
 from onnx import TensorProto, helper, numpy_helper
+from quantized_ops import halved
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -103,7 +106,8 @@ def integers(generator: torch.Generator, size: Sequence[int], extreme: bool = Fa
 
 def weights(generator: torch.Generator, size: Sequence[int], extreme: bool = False) -> Tensor:
     values = torch.randint(-127, 128, tuple(size), generator=generator, dtype=torch.int32)
-    return torch.where(values > 0, 127, -127).to(torch.int32) if extreme else values
+    values = torch.where(values > 0, 127, -127).to(torch.int32) if extreme else values
+    return values if ONNX.saturation[native_isa()] is None else halved(values)
 
 
 def output_scale(in_scale: float, weight: Tensor, scales: Tensor) -> float:

@@ -32,8 +32,7 @@ def test_spec(engine: str) -> None:
         "model.pt",
         getattr(roads, engine.upper()),
     )
-    isa = ("avx2", "vnni") if engine == "fbgemm" else ("vnni",)
-    assert (spec.name, spec.bias, spec.isa) == (engine, "float32", isa)
+    assert (spec.name, spec.bias, spec.isa) == (engine, "float32", ("avx2", "vnni"))
     assert list(spec.saturation) == ["avx2", "vnni"]
     assert spec.activation == QSpec(0, 255, torch.uint8)
     assert spec.weight == QSpec(-127, 127, torch.int8, symmetric=True, per_channel=True)
@@ -45,6 +44,19 @@ def test_kernels_of_the_products(engine: str, kernels: tuple[Kernel, ...]) -> No
     ops = backend_of(engine).spec.ops
     targets = (aten.conv2d.default, aten.conv_transpose2d.input, aten.linear.default)
     assert tuple(ops[target].kernel for target in targets) == kernels
+
+
+def test_x86_is_fbgemm_without_vnni() -> None:
+    x86, fbgemm = backend_of("x86").spec, backend_of("fbgemm").spec
+    for name in ("avx2", "avx512"):
+        for op in (aten.conv2d.default, aten.conv_transpose2d.input, aten.linear.default):
+            assert x86.kernels[name].ops[op].kernel is fbgemm.ops[op].kernel
+
+
+@pytest.mark.parametrize("engine", KERNELS)
+def test_average_pools_take_narrow_vectors_on_avx2(engine: str) -> None:
+    kernel = backend_of(engine).spec.kernels["avx2"].ops[aten.avg_pool2d.default].kernel
+    assert kernel.keywords == {"lanes": 8}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("engine", KERNELS)

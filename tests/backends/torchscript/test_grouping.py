@@ -66,9 +66,12 @@ def test_fbgemm_roads(conv: ConvShape, road: Road) -> None:
         (shape(960, 3, 960), 16),
         (shape(408, 3, 102), 2),
         (shape(101, 3, 101), 101),
+        (shape(24, 3, 6), 2),
+        (shape(24, 3, 12), 4),
+        (shape(32, 3, 8), 1),
     ],
 )
-def test_x86_merges_into_at_most_100_groups(conv: ConvShape, merge: int) -> None:
+def test_x86_merges_into_at_most_100_groups_that_fbgemm_gets_right(conv: ConvShape, merge: int) -> None:
     assert x86_road(conv) == Road(merge=merge)
     assert conv.groups // merge <= 100
 

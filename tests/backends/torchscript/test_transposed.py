@@ -32,7 +32,7 @@ def shape(
         (shape(16, 8, 3, 1, 1), TransposeRoad.PLAIN, WRONG, WRONG),
         (shape(16, 8, 3, 3, dilation=2), TransposeRoad.PLAIN, TransposeRoad.SHIFTED, WRONG),
         (shape(16, 8, 3, 2, dilation=2), TransposeRoad.PLAIN, WRONG, WRONG),
-        (shape(16, 16, 2, 2), TransposeRoad.SURROUNDED, TransposeRoad.PLAIN, TransposeRoad.PLAIN),
+        (shape(16, 16, 2, 2), TransposeRoad.SURROUNDED, TransposeRoad.SURROUNDED, TransposeRoad.PLAIN),
         (shape(16, 8, 2, 2), TransposeRoad.SURROUNDED, TransposeRoad.SHIFTED, WRONG),
         (shape(12, 8, 2, 2), TransposeRoad.PLAIN, TransposeRoad.SHIFTED, WRONG),
         (

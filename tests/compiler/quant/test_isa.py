@@ -32,7 +32,7 @@ def test_the_first_processor_is_read(tmp_path: Path):
 
 @pytest.mark.usefixtures("on_x86")
 @pytest.mark.parametrize(
-    ("flags", "isa"), [("avx2 avx512_vnni", "vnni"), ("avx2 avx_vnni", "vnni"), ("avx2 avx512bw", "avx2")]
+    ("flags", "isa"), [("avx2 avx512_vnni", "vnni"), ("avx2 avx_vnni", "avx2"), ("avx2 avx512bw", "avx2")]
 )
 def test_native_on_x86(flags: str, isa: str, tmp_path: Path):
     assert native_isa(cpuinfo(tmp_path, flags)) == isa
