@@ -22,13 +22,13 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.nn import functional as F
 
-from ...compiler.ir.ops import aten
+from ...compiler.ir.ops import CONV, CONV_TRANSPOSE, aten
 from ...compiler.quant.arithmetic import KernelCall, accumulate_conv, channel_shape
 from ...compiler.quant.fusing import ACTIVATIONS
 from ...compiler.quant.kernels import bias_scale, integer_bias
 from ...compiler.quant.program import IntegerStep
 from ...compiler.quant.qparams import QParams, dequantize
-from ...compiler.quant.saturation import any_two, by_output
+from ...compiler.quant.saturation import any_two, by_output, in_one_row, unpaired, within_taps
 from ...compiler.quant.target import OpRule
 from ..onnx import arithmetic
 from ..onnx.rules import ONNX
@@ -47,8 +47,15 @@ def quantize(x: Tensor, qp: QParams) -> Tensor:
 
 
 def pairing(step: IntegerStep, weight: Tensor) -> Tensor:
-    """Which weights its kernels pair without VNNI is not known: any two."""
-    return any_two(by_output(step, weight))
+    """Which weights its kernels pair without VNNI: neighbouring channels of a tap. Depthwise ones sum in 32 bits;
+    in other groups the order is not known: any two."""
+    by_channel = by_output(step, weight)
+    if step.anchor.target not in CONV | CONV_TRANSPOSE:
+        return in_one_row(by_channel)
+    if step.attrs["groups"] == 1:
+        return within_taps(by_channel)
+    depthwise = by_channel.shape[1] == 1 and step.attrs["groups"] == len(by_channel)
+    return unpaired(by_channel) if depthwise else any_two(by_channel)
 
 
 def conv(call: KernelCall) -> Tensor:
@@ -90,7 +97,7 @@ OPENVINO = dataclasses.replace(
     name="openvino",
     ops={op: _rule(op, rule) for op, rule in ONNX.ops.items() if op not in _FLOAT},
     quantize=quantize,
-    isa=("vnni",),
+    isa=("avx2", "vnni"),
     quantize_tolerance=1,
     float_results=True,
     saturation={"avx2": pairing, "vnni": None},

@@ -82,6 +82,7 @@ SAFE_SIDE = {
     "onednn": [shape for shape in SHAPES if shape.groups > 1],
     "x86": [shape for shape in SHAPES if shape.groups > 1],
     "onnx": UP_DEPTHWISE,
+    "openvino": UP_DEPTHWISE,
 }
 MANY = 12
 
@@ -136,8 +137,10 @@ def overfull(case: OpCase) -> OpCase:
     return dataclasses.replace(case, weight=torch.full_like(case.weight, 127))
 
 
-def differing(cases: Mapping[str, OpCase], target: str, folder: Path, **elsewhere: object) -> dict[str, int]:
-    """For each case, how many integers of the runtime differ from the exact ones."""
+def differing(
+    cases: Mapping[str, OpCase], target: str, folder: Path, allowed: int = 0, **elsewhere: object
+) -> dict[str, int]:
+    """For each case, how many integers of the runtime differ from the exact ones by more than `allowed`."""
     backend, artifacts, expected = registry.get(target), {}, {}
     for name, case in cases.items():
         program = computed_by(build_program(case.graph(), backend.spec), without_vnni(backend.spec))
@@ -147,7 +150,10 @@ def differing(cases: Mapping[str, OpCase], target: str, folder: Path, **elsewher
         artifacts[path] = [x.numpy() for x in case.floats()]
         expected[path] = name, simulate(program, case.floats(), keep=[step.name]).integers[step.name]
     found = run_elsewhere(target, artifacts, **elsewhere)  # type: ignore[arg-type]
-    return {name: int((torch.from_numpy(found[p][-1]) != exact).sum()) for p, (name, exact) in expected.items()}
+    return {
+        name: int(((torch.from_numpy(found[path][-1]).int() - exact).abs() > allowed).sum())
+        for path, (name, exact) in expected.items()
+    }
 
 
 def without_vnni(spec: TargetSpec) -> TargetSpec:
@@ -155,13 +161,14 @@ def without_vnni(spec: TargetSpec) -> TargetSpec:
 
 
 def check_pairs(target: str, folder: Path, **elsewhere: object) -> None:
-    """Full pairs are exact; overfull ones are not, where the table has any."""
+    """Full pairs are as exact as the target says; overfull ones are not, where the table has any."""
     empty = {f"{index}": case_of(shape) for index, shape in enumerate(SHAPES)}
     empty = {name: case for name, case in empty.items() if takes(case, target)}
     full = {name: filled(case, target) for name, case in empty.items()}
     for name, case in full.items():
         assert not prove_unsaturated(build_program(case.graph(), registry.get(target).spec), "avx2").unsafe, name
-    assert differing(full, target, folder, **elsewhere) == dict.fromkeys(full, 0)
+    tolerance = registry.get(target).spec.ops[aten.conv2d.default].tolerance
+    assert differing(full, target, folder, tolerance, **elsewhere) == dict.fromkeys(full, 0)
     paired = {
         f"over{name}": overfull(case)
         for name, case in empty.items()
@@ -187,6 +194,8 @@ def test_pairs_of_torch_kernels_without_vnni(engine: str, environment: dict[str,
 @pytest.mark.parametrize("target", SAFE_SIDE)
 @pytest.mark.skipif(native_isa() != "avx2", reason="this machine has VNNI: nothing saturates")
 def test_pairs_on_this_machine(target: str, tmp_path: Path) -> None:
+    if registry.get(target).missing():
+        pytest.skip(f"{target} is not installed")
     check_pairs(target, tmp_path)
 
 
@@ -203,4 +212,5 @@ def test_pairs_on_haswell(target: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(native_isa() == "avx2", reason="this machine has no VNNI")
 def test_nothing_saturates_with_vnni(target: str, tmp_path: Path) -> None:
     cases = {f"{i}": overfull(case_of(s)) for i, s in enumerate(SHAPES) if takes(case_of(s), target)}
-    assert differing(cases, target, tmp_path) == dict.fromkeys(cases, 0)
+    tolerance = registry.get(target).spec.ops[aten.conv2d.default].tolerance
+    assert differing(cases, target, tmp_path, tolerance) == dict.fromkeys(cases, 0)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.workshop import Workshop, put_table
 from fxedge.backends import registry
-from fxedge.compiler.quant.isa import SAFE
+from fxedge.compiler.quant.isa import SAFE, native_isa
 from real.bootstrap import Statistic, difference, draws_for, estimate, over_all, share_equal, statistic_of
 from real.judged import JUDGED
 from real.measuring import Setting
@@ -133,7 +133,8 @@ def _line(workshop: Workshop, net: str, target: str, found: dict[str, Any]) -> s
 
 
 def _isa(target: str) -> str:
-    return "vnni" if "vnni" in registry.get(target).spec.saturation else SAFE
+    """This machine's, where it concerns the target."""
+    return native_isa() if native_isa() in registry.get(target).spec.saturation else SAFE
 
 
 def _statistics(workshop: Workshop, net: str, found: dict[str, Any]) -> tuple[Statistic, Statistic, int, int]:
