@@ -30,7 +30,7 @@ from ..ir.errors import InputError
 from .machine import MachineEntry
 from .records import Entry, read_record, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WHAT = "a table that fxedge bench --calibrate-machine wrote"
 
 Form = Literal["float", "int8"]

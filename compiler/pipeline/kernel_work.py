@@ -106,6 +106,17 @@ def _layer(gm: fx.GraphModule, node: fx.Node, shapes: Shapes) -> Work:
     if not info.spatial:
         rows = torch.Size(shapes[node.name][:-1]).numel()
         return Work("linear" if rows == 1 else "linear_rows", float(amount))
-    if args["groups"] > 1 and wide[1] == 1:
-        return Work("depthwise3x3" if max(wide[2:]) <= 3 else "depthwise5x5", float(amount))
-    return Work("conv1x1" if max(wide[2:]) == 1 else "conv3x3", float(amount))
+    return Work(_convolution(wide, args), float(amount))
+
+
+def _convolution(weight: tuple[int, ...], args: Mapping[str, Any]) -> str:
+    if args["groups"] > 1 and weight[1] == 1:
+        return "depthwise3x3" if max(weight[2:]) <= 3 else "depthwise5x5"
+    if args["groups"] > 1:
+        return "grouped3x3"
+    if len(weight) == 5:
+        return "conv3x3x3"
+    if max(weight[2:]) == 1:
+        return "conv1x1"
+    dilation = args["dilation"]
+    return "dilated3x3" if max([dilation] if isinstance(dilation, int) else dilation) > 1 else "conv3x3"

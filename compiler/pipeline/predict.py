@@ -31,7 +31,7 @@ from .options import CompileOptions
 from .recipes import FAST, MINMAX
 
 # A predicted ratio this near 1 is no verdict.
-_MARGIN = 0.05
+_MARGIN = 0.02
 _NOTHING_KNOWN = "the kernel costs of this machine have no figure of any of its kernels"
 
 

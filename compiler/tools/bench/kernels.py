@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,17 +74,26 @@ def _repeated(make: Callable[[], nn.Module]) -> Callable[[int], nn.Module]:
     return net
 
 
-def _conv(kind: str, size: int, *places: tuple[int, int], depthwise: bool = False) -> list[Kernel]:
-    """`places`: (channels, height and width)."""
+def _conv(
+    kind: str,
+    size: int,
+    *places: tuple[int, int],
+    each: int | None = None,
+    dilation: int = 1,
+    axes: Literal[2, 3] = 2,
+) -> list[Kernel]:
+    """`places`: (channels, length of each of the `axes`); `each`: channels of a group, None for a single group."""
     kernels = []
     for channels, side in places:
-        groups = channels if depthwise else 1
+        group = channels if each is None else each
 
-        def make(channels: int = channels, groups: int = groups) -> nn.Module:
-            return nn.Conv2d(channels, channels, size, padding=size // 2, groups=groups)
+        def make(channels: int = channels, group: int = group) -> nn.Module:
+            conv = nn.Conv2d if axes == 2 else nn.Conv3d
+            padding = size // 2 * dilation
+            return conv(channels, channels, size, 1, padding, dilation, channels // group)
 
-        work = channels * channels // groups * size * size * side * side
-        kernels.append(Kernel(kind, "macs", work, (1, channels, side, side), _repeated(make)))
+        work = channels * group * size**axes * side**axes
+        kernels.append(Kernel(kind, "macs", work, (1, channels, *(side,) * axes), _repeated(make)))
     return kernels
 
 
@@ -128,16 +138,20 @@ def _layer_norms(*shapes: tuple[int, ...]) -> list[Kernel]:
     ]
 
 
-_MAPS = ((1, 32, 14, 14), (1, 32, 56, 56))
-_ROWS = ((1, 64, 32), (1, 128, 128))
+# The smallest sizes show what a call of a kernel costs before it computes anything.
+_MAPS = ((1, 8, 8, 8), (1, 32, 14, 14), (1, 32, 56, 56))
+_ROWS = ((1, 8, 16), (1, 64, 32), (1, 128, 128))
 
 KERNELS: Sequence[Kernel] = (
-    *_conv("conv1x1", 1, (16, 28), (64, 28), (256, 14)),
-    *_conv("conv3x3", 3, (16, 14), (32, 28), (64, 28)),
-    *_conv("depthwise3x3", 3, (32, 14), (96, 28), (192, 56), depthwise=True),
-    *_conv("depthwise5x5", 5, (96, 14), (240, 28), depthwise=True),
-    *_linear("linear", (1, 64), (1, 256), (1, 1024)),
-    *_linear("linear_rows", (64, 64), (128, 384)),
+    *_conv("conv1x1", 1, (8, 8), (16, 28), (64, 28), (256, 14)),
+    *_conv("conv3x3", 3, (8, 8), (16, 14), (32, 28), (64, 28)),
+    *_conv("grouped3x3", 3, (8, 8), (64, 28), each=4),
+    *_conv("dilated3x3", 3, (8, 8), (64, 28), dilation=2),
+    *_conv("conv3x3x3", 3, (8, 6), (16, 14), axes=3),
+    *_conv("depthwise3x3", 3, (8, 8), (32, 14), (96, 28), (192, 56), each=1),
+    *_conv("depthwise5x5", 5, (16, 8), (96, 14), (240, 28), each=1),
+    *_linear("linear", (1, 16), (1, 64), (1, 256), (1, 1024)),
+    *_linear("linear_rows", (16, 16), (64, 64), (128, 384)),
     *_plain("add", lambda count: _Pairwise(torch.add, count), *_MAPS),
     *_plain("mul", lambda count: _Pairwise(torch.mul, count), *_MAPS),
     *_plain("concat", _Rejoined, *_MAPS),

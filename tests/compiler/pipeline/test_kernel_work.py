@@ -47,6 +47,23 @@ def test_layers_count_multiplications_and_the_rest_elements() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (nn.Conv2d(4, 4, 3), "conv3x3"),
+        (nn.Conv2d(4, 4, 3, groups=2), "grouped3x3"),
+        (nn.Conv2d(4, 8, 3, groups=4), "depthwise3x3"),
+        (nn.Conv2d(4, 4, 3, dilation=2), "dilated3x3"),
+        (nn.Conv2d(4, 4, 1, dilation=2), "conv1x1"),
+        (nn.Conv3d(4, 4, 3), "conv3x3x3"),
+        (nn.Conv1d(4, 4, 3), "conv3x3"),
+    ],
+)
+def test_convolutions_are_told_apart(layer: nn.Module, kind: str) -> None:
+    axes = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}[type(layer)]
+    assert [work.kind for work in _works(layer, torch.zeros(1, 4, *[6] * axes))] == [kind]
+
+
 def test_a_transposed_convolution_counts_by_its_input() -> None:
     assert _works(nn.ConvTranspose2d(4, 8, 2, stride=2), torch.zeros(1, 4, 5, 5)) == [
         Work("conv3x3", 25 * 4 * 8 * 4)

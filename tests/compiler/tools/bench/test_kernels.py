@@ -20,7 +20,9 @@ def test_a_chain_keeps_its_shape_and_grows(kernel: Kernel):
 def test_work_is_what_the_layers_multiply(kernel: Kernel):
     (layer,) = kernel.net(1)
     weights = layer.weight.numel()
-    rows = kernel.elements // (layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features)
+    rows = kernel.elements // (
+        layer.out_channels if isinstance(layer, nn.Conv2d | nn.Conv3d) else layer.out_features
+    )
     assert kernel.work == weights * rows
 
 
