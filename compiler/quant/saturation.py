@@ -57,17 +57,22 @@ def prove_unsaturated(program: Program, isa: str) -> SaturationProof:
 
 
 def unproven_here(program: Program, proof: SaturationProof | None, native: str) -> str | None:
-    """Why `program`, compiled for another instruction set than `native`, this machine's, may give other integers
-    here; None where its kernels cannot saturate, or it was compiled for this machine."""
-    if proof is None or proof.isa == native or native not in program.spec.saturation:
+    """Why kernels of `native`, this machine's instruction set, may give other integers than `program`: they can
+    saturate, since it was compiled for another one, or came quantized and was not repaired. None where not."""
+    if proof is None or native not in program.spec.saturation:
         return None
     unsafe = prove_unsaturated(program, native).unsafe
     if not unsafe:
         return None
+    where = (
+        f"this machine has {native}, whose kernels add products in 16 bits: {sum(unsafe.values())} output "
+        f"channels of {len(unsafe)} layers can saturate here, the first in {next(iter(unsafe))}."
+    )
+    if proof.isa == native:
+        return f"Its weights leave no room, and {where} Quantize weights to 7 bits, or use a machine with VNNI."
     return (
-        f"It was compiled for {proof.isa}, and this machine has {native}, whose kernels add products in 16 bits: "
-        f"{sum(unsafe.values())} output channels of {len(unsafe)} layers can saturate here, the first in "
-        f"{next(iter(unsafe))}. Compile and check it on a machine with {proof.isa}, or with --isa {native}."
+        f"It was compiled for {proof.isa}, and {where} Compile and check it on a machine with {proof.isa}, or "
+        f"with --isa {native}."
     )
 
 

@@ -101,5 +101,5 @@ def test_verify_goes_by_the_kernels_of_the_machine(
     copied = Path(shutil.copytree(both[0], tmp_path / "bundle"))
     forge(copied, "golden/onnx.neon.safetensors")
     assert verify_bundle(copied, targets=("onnx",)).passed
-    monkeypatch.setattr(verify, "native_isa", lambda: "neon")
+    monkeypatch.setattr(verify, "native_kernels", lambda: "neon")
     assert not verify_bundle(copied, targets=("onnx",)).passed

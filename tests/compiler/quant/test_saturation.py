@@ -86,6 +86,11 @@ def test_what_was_compiled_for_another_instruction_set_says_so_here():
         "output channels of 1 layers can saturate here, the first in linear. Compile and check it "
         "on a machine with vnni, or with --isa avx2."
     )
+    assert unproven_here(lowered, prove_unsaturated(lowered, "avx2"), "avx2") == (
+        "Its weights leave no room, and this machine has avx2, whose kernels add products in 16 bits: 1 output "
+        "channels of 1 layers can saturate here, the first in linear. Quantize weights to 7 bits, or use a "
+        "machine with VNNI."
+    )
     assert unproven_here(lowered, proof, "vnni") is None
     assert unproven_here(lowered, proof, "neon") is None
     assert unproven_here(lowered, None, "avx2") is None
