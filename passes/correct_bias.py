@@ -41,7 +41,7 @@ from ..compiler.ir.ops import OPS, bound_args
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.qops import is_dequantize
 from ..compiler.ir.stages import Stage
-from ..compiler.quant.program import IntegerStep, Program, build_program
+from ..compiler.quant.program import IntegerStep, Program, build_program, layers
 from ..compiler.quant.qnodes import insert_constant_dequantize
 from ..compiler.quant.simulate import samples_at_a_time
 from ..compiler.quant.walk import FloatWalk, take_batches, walk
@@ -98,15 +98,11 @@ def _missing(ctx: PassContext, method: str) -> str | None:
     return None
 
 
-def _layers(program: Program) -> list[IntegerStep]:
-    return [step for step in program.steps if isinstance(step, IntegerStep) and step.anchor.target in OPS]
-
-
 def _correct_expected(program: Program, biases: _Biases, ctx: PassContext) -> None:
     assert ctx.reference is not None
     assert ctx.channel_stats is not None
     errors = ExpectedErrors(ctx.reference, ctx.channel_stats)
-    for step in _layers(program):
+    for step in layers(program):
         found = errors.bias_for(step)
         if isinstance(found, Skip):
             biases.skipped.append(found)
@@ -121,7 +117,7 @@ def _correct_measured(program: Program, biases: _Biases, ctx: PassContext, sampl
     if sum(len(batch[0]) for batch in batches) < 2:
         return "it takes 2 calibration samples or more to tell an error from noise"
     slopes = Slopes(ctx.reference)
-    floats = FloatWalk(ctx.reference, batches, [step.anchor.name for step in _layers(program)])
+    floats = FloatWalk(ctx.reference, batches, [step.anchor.name for step in layers(program)])
 
     def visit(step: IntegerStep, inputs: Sequence[Sequence[Tensor]]) -> IntegerStep:
         if step.anchor in biases.known:

@@ -26,7 +26,7 @@ from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.qops import DQC, is_dequantize
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.isa import SAFE, choose_isa
-from ..compiler.quant.program import IntegerStep, build_program
+from ..compiler.quant.program import IntegerStep, build_program, layers
 from ..compiler.quant.qparams import QParams, dequantize
 from ..compiler.quant.saturation import activation_bounds, by_output, pair_limit, pair_sums
 from ._pair_repair import PairLayout, choose_scales, move_excess
@@ -62,10 +62,9 @@ class FixSaturation:
         program = build_program(gm, ctx.target, ctx.kept)
         bounds = activation_bounds(program)
         by_weight: dict[fx.Node, list[_Reader]] = {}
-        for step in program.steps:
-            if isinstance(step, IntegerStep) and step.weight is not None:
-                reader = _Reader(step, partial(pairing, step), pair_limit(bounds[step.inputs[0]]))
-                by_weight.setdefault(_dequantized(step).args[0], []).append(reader)  # type: ignore[arg-type]
+        for step in layers(program):
+            reader = _Reader(step, partial(pairing, step), pair_limit(bounds[step.inputs[0]]))
+            by_weight.setdefault(_dequantized(step).args[0], []).append(reader)  # type: ignore[arg-type]
         repairs = [_repair(gm, readers, ctx.reference, self.rescale) for readers in by_weight.values()]
         changed = [repair for repair in repairs if repair.channels]
         return PassResult(sum(repair.channels for repair in changed), notes=tuple(r.note() for r in changed))

@@ -28,7 +28,7 @@ from ..compiler.ir.nodes import sole_user
 from ..compiler.ir.ops import OPS
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
-from ..compiler.quant.program import IntegerStep, build_program
+from ..compiler.quant.program import IntegerStep, build_program, layers
 from ..compiler.quant.qparams import QParams
 from ..compiler.quant.walk import FloatWalk, take_batches, walk
 from ._adaround import Problem, learn_rounding
@@ -65,15 +65,14 @@ class RoundWeights:
         assert ctx.reference is not None
         batches = list(take_batches(ctx, self.samples, _MEMORY))
         program = build_program(gm, ctx.target, ctx.kept)
-        steps = [step for step in program.steps if isinstance(step, IntegerStep) and step.anchor.target in OPS]
-        found = {step.anchor: _match(gm, ctx.reference, step) for step in steps}
-        layers = {node: real for node, real in found.items() if isinstance(real, Tensor)}
+        found = {step.anchor: _match(gm, ctx.reference, step) for step in layers(program)}
+        reals = {node: real for node, real in found.items() if isinstance(real, Tensor)}
         floats, positions = None, self.positions
         if self.method == "adaround":
-            floats = FloatWalk(ctx.reference, batches, [node.name for node in layers])
+            floats = FloatWalk(ctx.reference, batches, [node.name for node in reals])
             positions = min(positions, _LEARNED)
         samples = sum(len(batch[0]) for batch in batches)
-        rounding = _Rounding(self, floats, layers, max(1, positions // samples), ctx.seed)
+        rounding = _Rounding(self, floats, reals, max(1, positions // samples), ctx.seed)
         walk(program, batches, rounding.visit, ctx.progress)
         for node, weight in rounding.changed.items():
             set_constant(gm, _stored_name(node), weight)

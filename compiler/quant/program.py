@@ -82,6 +82,7 @@ class DequantizeStep:
     qparams: QParams
 
 
+_UNBOUNDED = 1e9  # a scale at which no result of a layer is out of range
 Step = IntegerStep | FloatStep | QuantizeStep | DequantizeStep
 
 
@@ -132,6 +133,44 @@ def build_program(gm: fx.GraphModule, spec: TargetSpec, keep_float: Collection[s
         tuple(node.name for node in gm.graph.nodes if node.op == "placeholder"),
         {name: node.name for name, node in flat_outputs(gm).items()},
         _integer_constants(gm, matched.values()),
+    )
+
+
+def layers(program: Program) -> list[IntegerStep]:
+    """Every layer with weights that runs on integers, in order: steps, and what `float_result` finds."""
+    found = (
+        step if isinstance(step, IntegerStep) else float_result(program, step)
+        for step in program.steps
+        if isinstance(step, (IntegerStep, FloatStep))
+    )
+    return [step for step in found if step is not None and step.weight is not None]
+
+
+def float_result(program: Program, step: FloatStep) -> IntegerStep | None:
+    """The layer that the target runs on integers and gives in float (`TargetSpec.float_results`), as a step that
+    rounds and clamps nothing; None where `step` is no such layer."""
+    spec, node = program.spec, step.node
+    rule = spec.ops.get(node.target) if node.target in OPS else None  # type: ignore[call-overload]
+    if rule is None or not spec.float_results or rule.check(node) is not None:
+        return None
+    operands = _operands(program.gm, node, (), rule, spec)
+    if operands is None or operands.weight is None:
+        return None
+    unbounded = replace(operands.in_qparams[0], scale=(_UNBOUNDED,))
+    attrs = {key: value for key, value in bound_args(node).items() if not _reads_tensor(value)}
+    return IntegerStep(
+        step.name,
+        node,
+        (),
+        operands.sources,
+        operands.in_qparams,
+        unbounded,
+        (unbounded.qmin, unbounded.qmax),
+        attrs,
+        operands.weight,
+        operands.weight_qparams,
+        operands.bias,
+        rule,
     )
 
 

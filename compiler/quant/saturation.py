@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..ir.ops import CONV_TRANSPOSE
-from .program import IntegerStep, Program, QuantizeStep
+from .program import IntegerStep, Program, QuantizeStep, layers
 
 INT16_MAX = 2**15 - 1
 
@@ -39,10 +39,9 @@ class SaturationProof:
 def prove_unsaturated(program: Program, isa: str) -> SaturationProof:
     """Bound every pair sum of `program` on `isa`, one of the instruction sets of its target."""
     pairing = program.spec.saturation[isa]
-    layers = [step for step in program.steps if isinstance(step, IntegerStep) and step.weight is not None]
     channels, largest, unsafe = 0, None, {}
     bounds = activation_bounds(program)
-    for step in layers:
+    for step in layers(program):
         assert step.weight is not None
         if pairing is None:
             channels += len(by_output(step, step.weight))

@@ -7,7 +7,7 @@ Live values only are held: integers in their own 8-bit types, float values until
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from ..ir.nodes import placeholders
 from ..ir.passes import PassContext
 from ..ir.progress import Progress, Silent
 from ..ir.shapes import tensor_meta
-from .program import IntegerStep, Program
+from .program import FloatStep, IntegerStep, Program, float_result
+from .qparams import dequantize
 from .simulate import last_uses, run_node, run_step
 
 _LARGEST_HELD = 2**27  # bytes of the largest values where a backward pass holds all
@@ -31,8 +32,8 @@ def walk(
 ) -> Program:
     """Run `program` over `batches`, one step at a time over all of them; the program with the steps returned.
 
-    `visit` is called for each integer step with a weight, in order, before it runs: what it returns (the step
-    itself, or one with another weight or bias) is what runs and what later steps see.
+    `visit` is called for each of `layers(program)`, in order, before it runs: what it returns (the step itself, or
+    one with another weight or bias) is what runs and what later steps see.
     """
     values: list[dict[str, Any]] = [dict(zip(program.inputs, batch, strict=True)) for batch in batches]
     for held in values:
@@ -43,12 +44,37 @@ def walk(
             if isinstance(step, IntegerStep) and step.weight is not None:
                 step = visit(step, [[held[name] for held in values] for name in step.inputs])
                 steps[position] = step
+            layer = float_result(program, step) if isinstance(step, FloatStep) else None
+            if layer is not None:
+                layer = visit(layer, [[_integers(layer, held) for held in values]])
             for held in values:
-                held[step.name] = run_step(program, step, held)
+                held[step.name] = run_step(program, step, held) if layer is None else _real(layer, held)
                 for name in last_use.get(position, ()):
                     held.pop(name, None)
             advance(position + 1)
     return Program(program.gm, program.spec, tuple(steps), program.inputs, program.outputs, program.constants)
+
+
+def _integers(layer: IntegerStep, held: Mapping[str, Any]) -> Tensor:
+    """What a layer of `float_result` reads, from the float value that they stand for."""
+    (qp,), real = layer.in_qparams, held[_activation(layer).name]
+    return (torch.round(real / qp.scale_tensor()) + qp.zero_point[0]).to(qp.dtype)
+
+
+def _real(layer: IntegerStep, held: Mapping[str, Any]) -> Tensor:
+    """The float result of such a layer, with the weight and bias that it has now."""
+    assert layer.weight is not None
+    assert layer.weight_qparams is not None
+    bias = layer.bias
+    if bias is not None and not bias.is_floating_point():
+        bias = bias * (layer.weight_qparams.scale_tensor() * layer.in_qparams[0].scale_tensor())
+    attrs = {key: value for key, value in layer.attrs.items() if key != "bias"}
+    weight = dequantize(layer.weight, layer.weight_qparams)
+    return layer.anchor.target(held[_activation(layer).name], weight, bias, **attrs)  # type: ignore[operator]
+
+
+def _activation(layer: IntegerStep) -> fx.Node:
+    return layer.anchor.all_input_nodes[0]
 
 
 class FloatWalk:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from fxedge.compiler.ir.constants import constants, set_constant
@@ -278,6 +280,32 @@ def test_a_shared_bias_is_copied(spec, suffix):
     correct(gm, LAYERS, x, spec)
     first, second = (constants(gm)[f"depthwise.bias{s}"] for s in (suffix, f"{suffix}_1"))
     assert not torch.equal(first, second)
+
+
+def test_a_layer_that_gives_float_is_corrected_too():
+    class Sine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(4, 6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x).sin()
+
+    torch.manual_seed(0)
+    spec, x = dataclasses.replace(TOY, float_results=True), torch.rand(8, 4, 9, 9)
+    float_gm = captured(Sine().eval(), x)
+    gm = copy_graph(float_gm)
+    plan = plan_quantization(gm, spec, weight_bits=4)
+    stats = calibrate(gm, [plan], [(x,)], CollectorMethod("minmax"))
+    run_passes(gm, [InsertQdq(plan, stats), CleanQdq()], PassContext(spec, (x,)))
+
+    def mean_error() -> float:
+        found = simulate(build_program(gm, spec), (x,)).outputs["output"]
+        return float((found - float_gm(x)).mean((0, 2, 3)).abs().mean())
+
+    before = mean_error()
+    assert correct(gm, float_gm, x, spec).changes == 1
+    assert mean_error() < before / 4
 
 
 def test_what_it_leaves_alone():

@@ -139,6 +139,14 @@ def test_the_bias_follows_the_scale(spec: TargetSpec):
     torch.testing.assert_close(step.bias * unit, layer.bias.detach(), atol=0.17, rtol=0)
 
 
+def test_a_layer_that_gives_float_is_repaired_too():
+    spec = dataclasses.replace(paired(TOY), float_results=True)
+    model = Calls(lambda m, x: m.a(x).sin(), a=linear(torch.tensor([[127.0, 127, 1, 1], [127, 1, 1, 1]])))
+    lowered = lower(model, grid(64, 4), spec=spec)
+    assert prove_unsaturated(lowered.program, "avx2").unsafe == {"linear": 1}
+    assert fixed(lowered).changes == 1
+
+
 def test_one_scale_for_all_weights():
     model = Calls(lambda m, x: m.a(x), a=linear(WEIGHT))
     lowered = lower(model, grid(4, 6), spec=paired(TOY_INT32_BIAS), per_tensor_weights=True)

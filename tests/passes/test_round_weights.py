@@ -176,6 +176,25 @@ def test_no_output_gets_worse_and_the_first_layer_gets_better(seed, bits, spec):
             assert after[name].sum() < worst.sum()
 
 
+def test_a_layer_that_gives_float_is_rounded_too():
+    class Sine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(4, 6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x).sin()
+
+    torch.manual_seed(0)
+    spec, x = dataclasses.replace(TOY, float_results=True), samples()
+    reference = captured(Sine().eval(), x)
+    gm = quantized(reference, x, spec)
+    before = weights(gm)
+    assert rounded(gm, reference, x, spec).changes == 1
+    (old,), (new,) = before.values(), weights(gm).values()
+    assert not torch.equal(old, new)
+
+
 def test_positions_are_drawn_by_the_seed():
     float_gm, x = random_layers(2), samples()
     results = []

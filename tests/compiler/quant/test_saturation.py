@@ -78,6 +78,14 @@ def test_channels_that_can_saturate_are_named():
     assert proof == SaturationProof("avx2", channels=3, largest=255 * 129, unsafe={"linear": 1})
 
 
+def test_layers_that_give_float_count_too():
+    model = Calls(lambda m, x: m.a(x).sin(), a=nn.Linear(4, 3, bias=False))
+    with torch.no_grad():
+        model.a.weight.copy_(WEIGHT)
+    floats = lower(model, grid(4, 4), spec=dataclasses.replace(PAIRED, float_results=True)).program
+    assert prove_unsaturated(floats, "avx2") == prove_unsaturated(program(WEIGHT), "avx2")
+
+
 def test_what_was_compiled_for_another_instruction_set_says_so_here():
     lowered = program(WEIGHT)
     proof = prove_unsaturated(lowered, "vnni")

@@ -2,12 +2,12 @@ import dataclasses
 
 import pytest
 import torch
-from fxedge.compiler.quant.program import IntegerStep
+from fxedge.compiler.quant.program import IntegerStep, layers
 from fxedge.compiler.quant.simulate import simulate
 from fxedge.compiler.quant.walk import FloatWalk, first_samples, samples_within, walk
 from support import inputs
 from torch import nn
-from toy_target import captured, lower
+from toy_target import TOY, captured, lower
 
 torch.manual_seed(0)
 MODEL = nn.Sequential(
@@ -30,9 +30,8 @@ def test_visits_each_layer_once_with_the_integers_that_the_simulator_gives():
 
     assert walk(program, batches(), visit).steps == program.steps
     assert list(seen) == ["conv2d", "conv2d_1", "linear"]
-    layers = [step for step in program.steps if isinstance(step, IntegerStep) and step.weight is not None]
-    integers = simulate(program, X, keep=[step.inputs[0] for step in layers]).integers
-    for step in layers:
+    integers = simulate(program, X, keep=[step.inputs[0] for step in layers(program)]).integers
+    for step in layers(program):
         assert torch.equal(seen[step.anchor.name], integers[step.inputs[0]])
 
 
@@ -51,6 +50,31 @@ def test_later_layers_see_what_a_visit_changed():
     outputs = simulate(changed, X).outputs["output"]
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(*simulate(program, X).outputs["output"][:2])
+
+
+def test_layers_that_give_float_are_visited_and_run_as_changed():
+    spec = dataclasses.replace(TOY, float_results=True)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Sine(), nn.Conv2d(4, 4, 3)).eval()
+    program = lower(model, *X, spec=spec).program
+    assert not any(isinstance(step, IntegerStep) for step in program.steps)
+    assert [step.anchor.name for step in layers(program)] == ["conv2d", "conv2d_1"]
+    assert layers(dataclasses.replace(program, spec=TOY)) == []
+    seen = {}
+
+    def silence_the_first(step, values):
+        seen[step.anchor.name] = torch.cat(list(values[0]))
+        zero = torch.zeros_like(step.weight)
+        return dataclasses.replace(step, weight=zero, bias=None) if step.anchor.name == "conv2d" else step
+
+    walk(program, batches(), silence_the_first)
+    (source,) = layers(program)[0].inputs
+    assert torch.equal(seen["conv2d"].int(), simulate(program, X, keep=[source]).integers[source])
+    assert seen["conv2d_1"].unique().numel() == 1
+
+
+class Sine(nn.Module):
+    def forward(self, x):
+        return x.sin()
 
 
 def test_float_values_beside_it_are_those_of_the_graph():
