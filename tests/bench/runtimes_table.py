@@ -53,7 +53,7 @@ def main() -> None:
         text = runtimes_table(workshop, cases, args.recipe)
     print(text, flush=True)
     if args.write is not None:
-        put_table(args.write, "runtimes", text)
+        put_table(args.write, args.table, text)
 
 
 def _parse() -> argparse.Namespace:
@@ -64,6 +64,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="folder of measurements; those in it are not made again")
     parser.add_argument("--only-kept", action="store_true", help="rows that are in FOLDER; nothing is measured")
     parser.add_argument("--write", type=Path, help="document whose table is replaced by the one printed")
+    parser.add_argument("--table", default="runtimes", help="its name there; runtimes-avx2: without VNNI")
     parser.add_argument("--limit", type=int, help="judge on so many samples, for a quick look; default all")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -86,8 +87,8 @@ def runtimes_table(workshop: Workshop, cases: Sequence[tuple[str, str]], recipe:
 
 
 def _settings(net: str, target: str, recipe: str, workshop: Workshop) -> list[Setting]:
-    """For vnni where the target distinguishes instruction sets, else its safe choice; the second half is judged
-    alone, neither timed nor compared with the simulator beyond two samples."""
+    """For this machine's instruction set; the second half is judged alone, neither timed nor compared with the
+    simulator beyond two samples."""
     first = Setting(
         net, target, recipe, False, _isa(target), limit=workshop.limit, threads=workshop.threads, timed=_TIMED
     )
