@@ -21,8 +21,11 @@ from fxedge.compiler.pipeline.foreign import lower_quantized
 from fxedge.compiler.pipeline.lower import FloatModel, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.pipeline.parity import compare_nodes
+from fxedge.compiler.quant.isa import native_spec
+from fxedge.compiler.quant.program import computed_by
 from fxedge.compiler.quant.simulate import simulate
 from fxedge.models import get
+from quantized_ops import unsaturated_graph
 from torch import Tensor, fx, nn
 
 FAST = CompileOptions(recipe="fast")
@@ -61,7 +64,8 @@ def quantized(model: nn.Module, inputs: tuple[Tensor, ...], quantizer: Callable[
 
 def check_lowered(backend: Backend, model: FloatModel, wanted: list[Tensor], folder: Path) -> None:
     """Every node within its tolerance, all that is planned as int8 runs so, outputs those of the graph."""
-    program, inputs = lower_quantized(model, backend.spec, FAST).program, model.examples
+    lowered, inputs = lower_quantized(model, backend.spec, FAST).program, model.examples
+    program = computed_by(lowered, native_spec(backend.spec))
     names, arrays = list(program.integer_values()), [value.numpy() for value in inputs]
     plain, exposed = folder / f"{backend.spec.name}_plain", folder / f"{backend.spec.name}_exposed"
     backend.emit(program, plain)
@@ -96,7 +100,7 @@ def test_a_target_lowers_it_as_it_came_or_says_why_not(
 ) -> None:
     entry = get(name)
     inputs = entry.example_inputs()
-    gm = quantized(entry.factory(), inputs, quantizer)
+    gm = unsaturated_graph(quantized(entry.factory(), inputs, quantizer))
     with torch.no_grad():
         wanted = flatten_tensors(gm(*inputs))
     model = prepare(gm, inputs, FAST)

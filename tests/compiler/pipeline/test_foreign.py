@@ -9,18 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from fxedge.backends import registry
-from fxedge.compiler.ir.constants import constant, set_constant
 from fxedge.compiler.ir.errors import InputError, UnsupportedOpsError
-from fxedge.compiler.ir.qops import DQ, DQC, is_dequantize, is_quantize
+from fxedge.compiler.ir.qops import DQ, is_dequantize, is_quantize
 from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.driver import CompileReport, compile_model
 from fxedge.compiler.pipeline.foreign import NOTE, lower_quantized
 from fxedge.compiler.pipeline.lower import lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
-from fxedge.compiler.quant.isa import native_isa
 from fxedge.compiler.quant.simulate import simulate
 from fxedge.compiler.quant.target import TargetSpec
-from quantized_ops import halved
+from quantized_ops import unsaturated_graph as unsaturated
 from small_compile import small_data, small_images, small_model
 from torch import fx
 from toy_target import TOY
@@ -35,14 +33,6 @@ def quantized(spec: TargetSpec = TOY) -> fx.GraphModule:
     plans = plan_targets(model, [spec], FAST)
     stats = collect(model, plans, [(X,)], FAST)
     return lower(model, spec, plans[spec.name], stats, FAST).program.gm
-
-
-def unsaturated(gm: fx.GraphModule) -> fx.GraphModule:
-    """Another function, with half its weights, where this machine's kernels sum pairs of products in 16 bits."""
-    for node in gm.graph.nodes if native_isa() == "avx2" else ():
-        if node.target is DQC and (weight := constant(gm, node.args[0])).dtype is torch.int8:
-            set_constant(gm, node.args[0].target, halved(weight))
-    return gm
 
 
 def as_int8(gm: fx.GraphModule) -> fx.GraphModule:
