@@ -1,4 +1,8 @@
-"""The graph rewrites: one pass in each file, named after it; files with a leading underscore are shared parts."""
+"""The graph rewrites: one pass in each file, named after it.
+
+Files with a leading underscore and folders are shared parts: the forms that `canonicalize` knows, the channels
+that scale together, splitting and rounding.
+"""
 
 from .absorb_bias import AbsorbBias
 from .canonicalize import Canonicalize

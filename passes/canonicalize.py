@@ -1,7 +1,7 @@
 """One spelling for each operation, so that the passes and targets after this one meet few forms.
 
 Dropped: dropout in eval mode, copies, casts to the same dtype; views, slices, pads, expands that change nothing.
-Normal forms (`_normal_forms.py`):
+Normal forms (`forms/normal_forms.py`):
 
     relu6, clamp by two numbers          -> hardtanh(low, high), floats; clamp_min(0) -> relu
     minimum, maximum, clamp by constants -> the same where the constant is one number, else clamp.Tensor
@@ -15,11 +15,11 @@ Normal forms (`_normal_forms.py`):
     upsample_*.default                   -> upsample_*.vec
     adaptive_avg_pool*d to one element   -> mean over the spatial axes
 
-Core ATen, as a decomposed ExportedProgram holds it, goes back to the ops above (`_core_aten.py`): convolution,
-_native_batch_norm_legit_no_training, native_layer_norm, addmm, mm, bmm, _softmax, max_pool2d_with_indices.
-A product with a constant matrix becomes linear. scaled_dot_product_attention and two-operand einsum become matmul
-(`_attention.py`); decomposed hard-sigmoid, hard-swish and silu are put together (`_compose.py`). What reads only
-constants is computed.
+Core ATen, as a decomposed ExportedProgram holds it, goes back to the ops above (`forms/core_aten.py`):
+convolution, _native_batch_norm_legit_no_training, native_layer_norm, addmm, mm, bmm, _softmax,
+max_pool2d_with_indices. A product with a constant matrix becomes linear. scaled_dot_product_attention and
+two-operand einsum become matmul (`forms/attention.py`); decomposed hard-sigmoid, hard-swish and silu are put
+together (`forms/compose.py`). What reads only constants is computed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from torch import fx
 from ..compiler.ir.ops import aten
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
-from . import _attention, _clamps, _compose, _constant_calls, _core_aten, _normal_forms, _views
 from ._rewrite import replace
+from .forms import attention, clamps, compose, constant_calls, core_aten, normal_forms, views
 
 # A rule looks at one node and gives the node whose value stands for it (itself if it was edited in place), None
 # if the rule does not apply, or a Skip if it should but cannot.
@@ -55,7 +55,7 @@ class Canonicalize:
         total = 0
         while True:
             changes, skipped = _sweep(gm)
-            changes = changes or _constant_calls.fold(gm)
+            changes = changes or constant_calls.fold(gm)
             if not changes:
                 return PassResult(total, tuple(skipped))
             total += changes
@@ -85,7 +85,7 @@ def _apply(gm: fx.GraphModule, node: fx.Node) -> fx.Node | Skip | None:
     return None
 
 
-_ANY_OP: tuple[Rule, ...] = (_normal_forms.positional_arguments, _normal_forms.positive_axes)
+_ANY_OP: tuple[Rule, ...] = (normal_forms.positional_arguments, normal_forms.positive_axes)
 
 
 def _table(*parts: Mapping[object, Rule]) -> dict[object, tuple[Rule, ...]]:
@@ -97,12 +97,12 @@ def _table(*parts: Mapping[object, Rule]) -> dict[object, tuple[Rule, ...]]:
 
 
 _RULES = _table(
-    _views.RULES,
-    _normal_forms.RULES,
-    _clamps.RULES,
-    _core_aten.RULES,
-    _attention.RULES,
-    {aten.mul.Tensor: _compose.gated},
-    {aten.mul.Tensor: _compose.hard, aten.div.Tensor: _compose.hard},
-    {operator.getitem: _core_aten.first_result},
+    views.RULES,
+    normal_forms.RULES,
+    clamps.RULES,
+    core_aten.RULES,
+    attention.RULES,
+    {aten.mul.Tensor: compose.gated},
+    {aten.mul.Tensor: compose.hard, aten.div.Tensor: compose.hard},
+    {operator.getitem: core_aten.first_result},
 )

@@ -35,12 +35,12 @@ from ..compiler.ir.progress import Advance
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.layer_options import LayerOptions, options_over
 from ..compiler.quant.walk import first_samples
-from ._channel_noise import NoiseModel, measure_noise
-from ._channels import ChannelMap, GainChannels, channel_map
-from ._factor_search import STEPS, least_noise, without_extremes
-from ._pinned_clamps import Groups, pin
-from ._rescale import rescale
 from ._rewrite import insert_call, number, replace, shape_of, tensor_of
+from .channels.factor_search import STEPS, least_noise, without_extremes
+from .channels.maps import ChannelMap, GainChannels, channel_map
+from .channels.noise import NoiseModel, measure_noise
+from .channels.pinned_clamps import Groups, pin
+from .channels.rescale import rescale
 
 # What part of the noise an activation must save, over what part of all activations' elements it has.
 _LEAST_WORTH = 0.5

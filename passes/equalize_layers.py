@@ -1,16 +1,16 @@
 """Scale channels between layers so that quantizing them costs least: cross-layer equalization, over whole regions.
 
 A factor s on a channel divides the producer's weights and bias and multiplies the reader's weights; between them
-everything scales along (`_channels.py`). Nagel et al., *Data-Free Quantization Through Weight Equalization and
+everything scales along (`channels/maps.py`). Nagel et al., *Data-Free Quantization Through Weight Equalization and
 Bias Correction* (2019), §4.1, make the weight ranges of neighbours equal, pair by pair. Here the factors of all
 channels minimize one number, the noise at the graph's outputs to be expected from quantized weights and
-activations (`_channel_noise.py`). It is convex in their logarithms: pairs, depthwise triples and regions of
+activations (`channels/noise.py`). It is convex in their logarithms: pairs, depthwise triples and regions of
 residual sums and concats need no order, nothing oscillates, and a second run finds nothing to do.
 
 Clamps follow in one of two forms:
 
     exact    hardtanh(x, 0, 6) becomes clamp.Tensor(relu(x), None, bounds), a bound for each channel
-    pinned   one bound for all channels: those that reach it are scaled together (`_pinned_clamps.py`)
+    pinned   one bound for all channels: those that reach it are scaled together (`channels/pinned_clamps.py`)
 
 Recipes take the pinned form, for every target: on each layer of MobileNetV2 a bound for each channel adds a third
 to the time of an int8 artifact in onnxruntime and more than half in torch, and `CorrectBias` loses more by it than
@@ -37,10 +37,10 @@ from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.layer_options import LayerOptions, options_over
 from ..compiler.quant.walk import first_samples
-from ._channel_noise import measure_noise
-from ._channels import ChannelMap, LayerChannels, channel_map
-from ._factor_search import STEPS, least_noise, without_extremes
-from ._pinned_clamps import (
+from .channels.factor_search import STEPS, least_noise, without_extremes
+from .channels.maps import ChannelMap, LayerChannels, channel_map
+from .channels.noise import measure_noise
+from .channels.pinned_clamps import (
     Groups,
     PinnedClamp,
     Reach,
@@ -50,7 +50,7 @@ from ._pinned_clamps import (
     reaches_of_samples,
     with_pinned,
 )
-from ._rescale import rescale
+from .channels.rescale import rescale
 
 _EVIDENCE = 64  # samples that show which channels reach a bound
 

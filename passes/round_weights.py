@@ -5,9 +5,9 @@ earlier layers rounded already). Each convolution, transposed convolution and li
 integers on the grid that it has (same scale, within its qmin and qmax); nothing else in the graph changes.
 
 * `nearest`: what the weights are after InsertQdq.
-* `gptq`: by the Hessian of the layer's output error, without training; see `_gptq.py`.
+* `gptq`: by the Hessian of the layer's output error, without training; see `rounding/gptq.py`.
 * `adaround`: up or down, learned with the activation in view and the float net's own outputs as the aim, so that
-  it also makes up for earlier errors; see `_adaround.py`. Much slower.
+  it also makes up for earlier errors; see `rounding/adaround.py`. Much slower.
 
 A channel that its new integers do not serve better keeps the ones it had. A weight that several layers read is
 left alone. Rounding may shift a layer's mean: correct biases after it.
@@ -31,9 +31,9 @@ from ..compiler.ir.stages import Stage
 from ..compiler.quant.program import IntegerStep, build_program, layers
 from ..compiler.quant.qparams import QParams
 from ..compiler.quant.walk import FloatWalk, take_batches, walk
-from ._adaround import Problem, learn_rounding
-from ._gptq import gram, round_by_hessian
-from ._layer_rows import LayerRows, by_group, from_groups, output_bounds
+from .rounding.adaround import Problem, learn_rounding
+from .rounding.gptq import gram, round_by_hessian
+from .rounding.layer_rows import LayerRows, by_group, from_groups, output_bounds
 
 Method = Literal["nearest", "gptq", "adaround"]
 

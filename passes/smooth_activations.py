@@ -4,8 +4,8 @@
     x becomes x / s, their weights for the channel become weight · s
 
 What computes x takes up 1 / s: gain and shift of a layer norm, the rows of a linear or conv, and whatever else has
-these channels (`_channels.py`: residual sums, views, attention between value and output projection). All readers
-of a value take part together. The factors of a value have the geometric mean 1: only ratios count.
+these channels (`channels/maps.py`: residual sums, views, attention between value and output projection). All
+readers of a value take part together. The factors of a value have the geometric mean 1: only ratios count.
 
 A layer norm whose result a residual sum reads too cannot take up 1 / s, for the sum leads into another norm. With
 `multiply` its linears read a product with 1 / s instead. Layer norms run in float everywhere, and so does that.
@@ -30,11 +30,11 @@ from ..compiler.ir.nodes import describe, placeholders
 from ..compiler.ir.ops import CONV, aten, bound_args
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
-from ._channels import ChannelMap, LayerChannels, channel_map
 from ._layers import parameters
-from ._rescale import rescale
 from ._rewrite import insert_call
 from ._smooth_outputs import divide_back, output_logarithms, residual_outputs
+from .channels.maps import ChannelMap, LayerChannels, channel_map
+from .channels.rescale import rescale
 
 # Factors that near to 1 (in logarithms) change nothing; a second run finds those.
 _NOTHING = 0.01

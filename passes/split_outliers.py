@@ -2,18 +2,19 @@
 
 An input channel that holds the largest weights of a layer is given to it m times, and its weights in m parts that
 add up to them. The function stays what it was; the range of the weights, and with it the step of their integers,
-shrinks. The parts are such that rounding them rounds the weight (`_split_parts.py`). Where the copies of a channel
-come from is a matter of the graph (`_copies.py`): one more row of the layer before, or a slice and a concat.
+shrinks. The parts are such that rounding them rounds the weight (`splitting/parts.py`). Where the copies of a
+channel come from is a matter of the graph (`splitting/copies.py`): one more row of the layer before, or a slice
+and a concat.
 
 A value is split likewise (`activations`): a channel that reaches farther than all others comes m times, as equal
 shares, by dividing the rows of the layer before; the weights that read it are repeated. Only where what lies
-between scales with the channel, and only where calibration samples show its range (`_range_noise.py`).
+between scales with the channel, and only where calibration samples show its range (`splitting/range_noise.py`).
 
 One budget of channels, `ratio` of all input channels of the layers that can be split, goes channel by channel to
-where it saves most: by how much the error of the weight at its number of bits shrinks (`_weight_noise.py`),
-relative to the power of what the layer gives, times how much of the layer's noise arrives at the graph's outputs.
-That factor and the power of each channel are measured on a few calibration samples; without any, all count the
-same.
+where it saves most: by how much the error of the weight at its number of bits shrinks
+(`splitting/weight_noise.py`), relative to the power of what the layer gives, times how much of the layer's noise
+arrives at the graph's outputs. That factor and the power of each channel are measured on a few calibration
+samples; without any, all count the same.
 
 The promise is `close`, not exact: the parts add up to the weight exactly, but float32 sums them in another order.
 
@@ -36,12 +37,12 @@ from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.layer_options import LayerOptions, calls_matching, matching_options
 from ..compiler.quant.weight_range import weight_reach
-from ._copies import Arrangement, Site, copy_channels, find_sites, put_parameters, was_split
 from ._layers import Layer
-from ._split_budget import Candidate, spend
-from ._split_candidates import WeightFormat, find_candidates, layer_of
-from ._split_parts import split_parts
-from ._weight_noise import Rows, grid_reach
+from .splitting.budget import Candidate, spend
+from .splitting.candidates import WeightFormat, find_candidates, layer_of
+from .splitting.copies import Arrangement, Site, copy_channels, find_sites, put_parameters, was_split
+from .splitting.parts import split_parts
+from .splitting.weight_noise import Rows, grid_reach
 
 _USUAL = LayerOptions(quantize=True, weight_bits=8, per_tensor=False, weight_range="minmax")
 

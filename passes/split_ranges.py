@@ -8,11 +8,12 @@ range, each part gets a copy of the chain with its own rows of every weight, and
 branch then has its own scale for every weight and every activation inside, the products are as many as before, and
 no rounding is added. Unlike equalization this holds for any activation (hardswish, silu).
 
-The concat has the channels in another order, which the readers take up (`_channel_order.py`); where they cannot,
-the layer is left alone. What one scale costs and which parts are best is in `_range_parts.py`: counted are the
-weights where they get one scale for the tensor, and the activations between the first layer and the concat where
-there are samples. Samples also show how much a channel's errors weigh at the graph's outputs (`_range_costs.py`).
-In YOLOX-nano, one channel within ±0.3 has 94 % of the influence of its tensor, whose range is -3 … 4.
+The concat has the channels in another order, which the readers take up (`splitting/order.py`); where they cannot,
+the layer is left alone. What one scale costs and which parts are best is in `splitting/range_parts.py`: counted
+are the weights where they get one scale for the tensor, and the activations between the first layer and the concat
+where there are samples. Samples also show how much a channel's errors weigh at the graph's outputs
+(`splitting/range_costs.py`). In YOLOX-nano, one channel within ±0.3 has 94 % of the influence of its tensor, whose
+range is -3 … 4.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.stages import Stage
 from ..compiler.quant.channel_stats import Measured, measure_channels
 from ..compiler.quant.walk import first_samples
-from ._channel_order import (
+from ._layers import Layer, parameters
+from ._rewrite import insert_call, replace
+from .splitting.order import (
     Reordering,
     channel_axis,
     is_depthwise,
@@ -43,10 +46,8 @@ from ._channel_order import (
     move_statistics,
     plan_order,
 )
-from ._layers import Layer, parameters
-from ._range_costs import RangeCosts, range_costs
-from ._range_parts import Cut, Spread, best_cuts, noise_of_one
-from ._rewrite import insert_call, replace
+from .splitting.range_costs import RangeCosts, range_costs
+from .splitting.range_parts import Cut, Spread, best_cuts, noise_of_one
 
 _BRANCH = re.compile(r"(^|\.)part\d+(\.|$)")  # in the names of a branch's weights
 _WEIGHT_STEPS, _ACTIVATION_STEPS = 127, 255

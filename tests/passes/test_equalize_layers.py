@@ -13,9 +13,9 @@ from fxedge.compiler.ir.passes import PassContext, PassResult, Skip, evaluate, r
 from fxedge.compiler.quant.channel_stats import ChannelStat, ChannelStats
 from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.passes import Canonicalize, FoldBatchNorm
-from fxedge.passes._channel_noise import measure_noise
-from fxedge.passes._channels import channel_map
-from fxedge.passes._rescale import rescale
+from fxedge.passes.channels.maps import channel_map
+from fxedge.passes.channels.noise import measure_noise
+from fxedge.passes.channels.rescale import rescale
 from fxedge.passes.equalize_layers import EqualizeLayers
 from hypothesis import given, settings
 from hypothesis import strategies as st

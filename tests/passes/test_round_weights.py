@@ -12,11 +12,11 @@ from fxedge.compiler.quant.program import IntegerStep, build_program
 from fxedge.compiler.quant.qparams import quantize
 from fxedge.compiler.quant.target import TargetSpec
 from fxedge.compiler.quant.walk import walk
-from fxedge.passes._gptq import gram
-from fxedge.passes._layer_rows import LayerRows, by_group, from_groups
 from fxedge.passes.clean_qdq import CleanQdq
 from fxedge.passes.insert_qdq import InsertQdq
 from fxedge.passes.round_weights import RoundWeights
+from fxedge.passes.rounding.gptq import gram
+from fxedge.passes.rounding.layer_rows import LayerRows, by_group, from_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Calls, inputs

@@ -147,7 +147,7 @@ def test_results_that_only_floats_read_stay_float():
 
 def test_weights_of_a_layer_that_adds_are_rounded_like_others():
     """The bounds of the sum say nothing of the layer's own output."""
-    from fxedge.passes._layer_rows import output_bounds
+    from fxedge.passes.rounding.layer_rows import output_bounds
 
     found = [step for step in lower(residual(), X, spec=ADDING).program.steps if isinstance(step, IntegerStep)]
     assert [bool(output_bounds(step)[1].isinf().all()) for step in found] == [False, True, False]

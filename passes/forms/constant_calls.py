@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from ..compiler.ir.constants import add_constant, constant
-from ..compiler.ir.ops import op_name
-from ._rewrite import replace
+from ...compiler.ir.constants import add_constant, constant
+from ...compiler.ir.ops import op_name
+from .._rewrite import replace
 
 # A result may be this many elements larger than what it is computed from (an arange, a causal mask).
 _MAX_GROWTH = 1 << 20

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, fx
 
-from ..compiler.ir.constants import add_constant, constant
-from ..compiler.ir.ops import aten, bound_args
-from ._rewrite import clamp_call, is_same_shape, shape_of, stand_in, tensor_of
+from ...compiler.ir.constants import add_constant, constant
+from ...compiler.ir.ops import aten, bound_args
+from .._rewrite import clamp_call, is_same_shape, shape_of, stand_in, tensor_of
 
 Bound = float | fx.Node | None
 

@@ -1,6 +1,6 @@
 """What rounding a layer's weight costs, and what splitting an input channel saves.
 
-With m quantization-aware parts of an input channel (`_split_parts.py`) a weight w of it is rounded to the same
+With m quantization-aware parts of an input channel (`splitting/parts.py`) a weight w of it is rounded to the same
 grid as before, but clipped at m times the reach c of that grid: the parts round to integers n₁ … n_m with n₁ + … +
 n_m = rint(w / Δ), each at most q. So splitting leaves every error of rounding as it is and lets Δ = c / q shrink.
 
@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..compiler.quant.qparams import QSpec
-from ..compiler.quant.weight_range import WeightRange
-from ._layers import Layer
+from ...compiler.quant.qparams import QSpec
+from ...compiler.quant.weight_range import WeightRange
+from .._layers import Layer
 
 # Candidates of `mse`, as parts of a row's largest magnitude.
 _SHRINK = 0.94

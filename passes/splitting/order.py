@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.channelwise import ELEMENTWISE, WINDOWS
-from ..compiler.ir.constants import constant, set_constant
-from ..compiler.ir.nodes import describe, sole_user
-from ..compiler.ir.ops import OPS, aten, bound_args, op_name
-from ..compiler.ir.passes import PassContext
-from ..compiler.quant.channel_stats import ChannelStat
-from ._layers import Layer, parameters, set_parameters
-from ._rewrite import rank_of, shape_of
+from ...compiler.ir.channelwise import ELEMENTWISE, WINDOWS
+from ...compiler.ir.constants import constant, set_constant
+from ...compiler.ir.nodes import describe, sole_user
+from ...compiler.ir.ops import OPS, aten, bound_args, op_name
+from ...compiler.ir.passes import PassContext
+from ...compiler.quant.channel_stats import ChannelStat
+from .._layers import Layer, parameters, set_parameters
+from .._rewrite import rank_of, shape_of
 
 _TWO_OPERANDS = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 _FLATTENS = frozenset({aten.flatten.using_ints, aten.view.default, aten.reshape.default})

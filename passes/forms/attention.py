@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.constants import add_constant
-from ..compiler.ir.nodes import describe
-from ..compiler.ir.ops import aten, bound_args
-from ..compiler.ir.passes import Skip
-from ._rewrite import insert_call, is_same_size, shape_of, stand_in, tensor_of
+from ...compiler.ir.constants import add_constant
+from ...compiler.ir.nodes import describe
+from ...compiler.ir.ops import aten, bound_args
+from ...compiler.ir.passes import Skip
+from .._rewrite import insert_call, is_same_size, shape_of, stand_in, tensor_of
 
 MASKED = -1e9
 

@@ -9,8 +9,8 @@ from fxedge.compiler.ir.ops import OPS
 from fxedge.compiler.ir.passes import PassContext, PassResult, evaluate, run_passes
 from fxedge.passes import Canonicalize
 from fxedge.passes._layers import Layer, parameters
-from fxedge.passes._range_costs import range_costs
 from fxedge.passes.split_ranges import SplitRanges
+from fxedge.passes.splitting.range_costs import range_costs
 from torch import Tensor, fx, nn
 
 torch.manual_seed(0)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.nodes import placeholders
-from ..compiler.ir.passes import PassContext, flatten_tensors
-from ..compiler.ir.shapes import tensor_meta
+from ...compiler.ir.nodes import placeholders
+from ...compiler.ir.passes import PassContext, flatten_tensors
+from ...compiler.ir.shapes import tensor_meta
 
 _SAMPLES = 8
 

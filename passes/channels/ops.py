@@ -1,6 +1,6 @@
 """What each op does to the classes of scalar channels: one handler per kind of op, in the table `HANDLERS`.
 
-A handler gives the ids of the node's value (see `_channel_classes.py`), a list of them for an op with several
+A handler gives the ids of the node's value (see `channels/classes.py`), a list of them for an op with several
 results. An op without a row fixes whatever it reads (`opaque`). Every factor is positive, so relu, max pooling
 and |x| scale with their input; whatever only moves elements is run on the ids themselves.
 """
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.channelwise import ELEMENTWISE, WINDOWS
-from ..compiler.ir.constants import constant
-from ..compiler.ir.gains import is_gain
-from ..compiler.ir.nodes import describe
-from ..compiler.ir.ops import OPS, SIZE_ARITHMETIC, VIEWS, aten, bound_args, op_name
-from ._channel_classes import Classes
-from ._rewrite import number, rank_of, shape_of
+from ...compiler.ir.channelwise import ELEMENTWISE, WINDOWS
+from ...compiler.ir.constants import constant
+from ...compiler.ir.gains import is_gain
+from ...compiler.ir.nodes import describe
+from ...compiler.ir.ops import OPS, SIZE_ARITHMETIC, VIEWS, aten, bound_args, op_name
+from .._rewrite import number, rank_of, shape_of
+from .classes import Classes
 
 Ids = Tensor | list[Tensor]
 Handler = Callable[["Trace", fx.Node], Ids]

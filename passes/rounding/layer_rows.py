@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..compiler.ir.clamps import is_clamp
-from ..compiler.ir.ops import CONV_TRANSPOSE, OPS
-from ..compiler.quant.program import IntegerStep
+from ...compiler.ir.clamps import is_clamp
+from ...compiler.ir.ops import CONV_TRANSPOSE, OPS
+from ...compiler.quant.program import IntegerStep
 
 
 @dataclass(frozen=True, slots=True)

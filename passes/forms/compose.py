@@ -13,9 +13,9 @@ import math
 from torch import fx
 from torch._ops import OpOverload
 
-from ..compiler.ir.nodes import sole_user
-from ..compiler.ir.ops import aten, clamp_bounds
-from ._rewrite import stand_in
+from ...compiler.ir.nodes import sole_user
+from ...compiler.ir.ops import aten, clamp_bounds
+from .._rewrite import stand_in
 
 _GATES: dict[object, OpOverload] = {
     aten.sigmoid.default: aten.silu.default,

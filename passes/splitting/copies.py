@@ -21,13 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.channelwise import ELEMENTWISE, WINDOWS
-from ..compiler.ir.constants import add_constant, constant_nodes
-from ..compiler.ir.ops import OPS, aten, bound_args
-from ..compiler.ir.passes import PassContext
-from ..compiler.quant.channel_stats import ChannelStat
-from ._layers import Layer, parameters
-from ._rewrite import insert_call, rank_of, shape_of
+from ...compiler.ir.channelwise import ELEMENTWISE, WINDOWS
+from ...compiler.ir.constants import add_constant, constant_nodes
+from ...compiler.ir.ops import OPS, aten, bound_args
+from ...compiler.ir.passes import PassContext
+from ...compiler.quant.channel_stats import ChannelStat
+from .._layers import Layer, parameters
+from .._rewrite import insert_call, rank_of, shape_of
 
 
 @dataclass(frozen=True, slots=True)

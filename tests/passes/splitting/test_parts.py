@@ -1,6 +1,6 @@
 import pytest
 import torch
-from fxedge.passes._split_parts import split_parts
+from fxedge.passes.splitting.parts import split_parts
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from fxedge.passes import _weight_noise
 from fxedge.passes._layers import Layer
-from fxedge.passes._range_noise import RangeNoise
-from fxedge.passes._split_parts import split_parts
-from fxedge.passes._weight_noise import LeastErrorNoise, MinMaxNoise, Rows, grid_reach, weight_noise
+from fxedge.passes.splitting import weight_noise as module
+from fxedge.passes.splitting.parts import split_parts
+from fxedge.passes.splitting.range_noise import RangeNoise
+from fxedge.passes.splitting.weight_noise import LeastErrorNoise, MinMaxNoise, Rows, grid_reach, weight_noise
 from torch import Tensor
 from toy_target import WEIGHT, HandWritten
 
@@ -86,7 +86,7 @@ def test_channels_that_carry_more_count_more() -> None:
 def test_a_large_layer_is_judged_by_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rows.of(layer(), W4)
     assert rows.sampled().sizes.shape == (16, 12, 9)
-    monkeypatch.setattr(_weight_noise, "_MOST", 16 * 12 * 36 // 4)
+    monkeypatch.setattr(module, "_MOST", 16 * 12 * 36 // 4)
     assert rows.sampled().sizes.shape == (4, 12, 9)
     few, all_of_them = LeastErrorNoise(rows.sampled(), ONE), LeastErrorNoise(rows, ONE)
     assert few.total() / rows.sampled().total() == pytest.approx(all_of_them.total() / rows.total(), rel=0.3)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from torch import fx
 from torch._ops import OpOverload
 
-from ..compiler.ir.constants import add_constant, constant
-from ..compiler.ir.ops import CONV_BY_SPATIAL, CONV_TRANSPOSE, OPS, aten, bound_args
-from ._rewrite import insert_call, rank_of, stand_in
+from ...compiler.ir.constants import add_constant, constant
+from ...compiler.ir.ops import CONV_BY_SPATIAL, CONV_TRANSPOSE, OPS, aten, bound_args
+from .._rewrite import insert_call, rank_of, stand_in
 
 _TRANSPOSED = {OPS[op].spatial: op for op in CONV_TRANSPOSE}
 

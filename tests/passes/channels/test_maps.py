@@ -11,8 +11,8 @@ from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.passes import evaluate, run_passes
 from fxedge.compiler.quant.channel_stats import ChannelStat, ChannelStats
 from fxedge.passes import Canonicalize, FoldBatchNorm
-from fxedge.passes._channels import ChannelMap, channel_map
-from fxedge.passes._rescale import rescale
+from fxedge.passes.channels.maps import ChannelMap, channel_map
+from fxedge.passes.channels.rescale import rescale
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_nets import RandomNet

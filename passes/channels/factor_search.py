@@ -9,13 +9,13 @@ import math
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.constants import constant
-from ..compiler.ir.nodes import describe
-from ..compiler.ir.passes import Skip
-from ..compiler.ir.progress import Advance
-from ._channel_noise import NoiseModel
-from ._channels import ChannelMap
-from ._pinned_clamps import Groups
+from ...compiler.ir.constants import constant
+from ...compiler.ir.nodes import describe
+from ...compiler.ir.passes import Skip
+from ...compiler.ir.progress import Advance
+from .maps import ChannelMap
+from .noise import NoiseModel
+from .pinned_clamps import Groups
 
 STEPS = 60  # at most; the search ends when a step lowers the noise
 _SETTLED = 5e-4  # by less than this part of it

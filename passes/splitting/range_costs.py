@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ..compiler.quant.output_noise import Tape
-from ._layers import Layer
+from ...compiler.quant.output_noise import Tape
+from .._layers import Layer
 
 _PROJECTIONS = 2
 

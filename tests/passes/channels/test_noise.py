@@ -11,9 +11,9 @@ from fxedge.compiler.ir.constants import constant, constant_nodes, set_constant
 from fxedge.compiler.ir.passes import run_passes
 from fxedge.compiler.quant.layer_options import LayerOptions
 from fxedge.passes import Canonicalize
-from fxedge.passes._channel_noise import NoiseModel, measure_noise
-from fxedge.passes._channels import ChannelMap, channel_map
-from fxedge.passes._rescale import rescale
+from fxedge.passes.channels.maps import ChannelMap, channel_map
+from fxedge.passes.channels.noise import NoiseModel, measure_noise
+from fxedge.passes.channels.rescale import rescale
 from support import Calls, inputs
 from torch import Tensor, fx, nn
 from torch.nn import functional as F

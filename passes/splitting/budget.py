@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._copies import Site
-from ._range_noise import RangeNoise
-from ._weight_noise import LeastErrorNoise, MinMaxNoise
+from .copies import Site
+from .range_noise import RangeNoise
+from .weight_noise import LeastErrorNoise, MinMaxNoise
 
 Noise = MinMaxNoise | LeastErrorNoise | RangeNoise
 

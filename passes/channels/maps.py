@@ -10,10 +10,10 @@ graph sees it. For any positive factors `s` of the free classes (1 for the fixed
     constants       become  constant / s                 every one in `constants`: what is added, a norm's gain
     gain[channel]   becomes gain · s[in] / s[out]        every one in `gains` (see `ir/gains.py`)
 
-so that each value is divided by the factors of its channels; `_rescale.py` does that. Known are convs and
+so that each value is divided by the factors of its channels; `channels/rescale.py` does that. Known are convs and
 transposed convs with groups, linears (a flatten before one repeats each channel's class), residual sums, concats,
 splits and any other movement of elements, zero pads, pools, spatial means, products with a gate or with attention
-weights, layer norms; see `_channel_ops.py`.
+weights, layer norms; see `channels/ops.py`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.nodes import input_name
-from ..compiler.ir.ops import OPS, bound_args
-from ._channel_ops import HANDLERS, Ids, Trace, opaque
-from ._rewrite import shape_of
+from ...compiler.ir.nodes import input_name
+from ...compiler.ir.ops import OPS, bound_args
+from .._rewrite import shape_of
+from .ops import HANDLERS, Ids, Trace, opaque
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ import math
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.constants import add_constant, constant, set_constant
-from ..compiler.ir.ops import OPS, aten, bound_args, clamp_bounds
-from ..compiler.quant.channel_stats import ChannelStat, ChannelStats
-from ._channels import ChannelMap, ClampChannels, ConstantOperand, GainChannels, LayerChannels
-from ._rewrite import clamp_call, insert_call, replace, stand_in, tensor_of
+from ...compiler.ir.constants import add_constant, constant, set_constant
+from ...compiler.ir.ops import OPS, aten, bound_args, clamp_bounds
+from ...compiler.quant.channel_stats import ChannelStat, ChannelStats
+from .._rewrite import clamp_call, insert_call, replace, stand_in, tensor_of
+from .maps import ChannelMap, ClampChannels, ConstantOperand, GainChannels, LayerChannels
 
 
 def rescale(gm: fx.GraphModule, channels: ChannelMap, factors: Tensor, stats: ChannelStats | None = None) -> int:

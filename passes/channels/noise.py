@@ -25,14 +25,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.clamps import is_clamp
-from ..compiler.ir.constants import constant
-from ..compiler.ir.nodes import sole_user
-from ..compiler.ir.ops import OPS, aten
-from ..compiler.quant.layer_options import LayerOptions
-from ..compiler.quant.output_noise import output_parts
-from ..compiler.quant.walk import takes_any_batch
-from ._channels import ChannelMap, LayerChannels
+from ...compiler.ir.clamps import is_clamp
+from ...compiler.ir.constants import constant
+from ...compiler.ir.nodes import sole_user
+from ...compiler.ir.ops import OPS, aten
+from ...compiler.quant.layer_options import LayerOptions
+from ...compiler.quant.output_noise import output_parts
+from ...compiler.quant.walk import takes_any_batch
+from .maps import ChannelMap, LayerChannels
 
 _POWER = 16  # of the norm that stands for a maximum where derivatives are needed
 _ACTIVATION_STEPS = 255

@@ -9,9 +9,9 @@ from typing import Any
 from torch import fx
 from torch._ops import OpOverload
 
-from ..compiler.ir.ops import CONV, CONV_BY_SPATIAL, CONV_TRANSPOSE, OPS, aten, bound_args
-from ._rewrite import clamp_call, insert_call, rank_of, shape_of, stand_in, tensor_of
-from ._views import drop, drop_if_same_shape
+from ...compiler.ir.ops import CONV, CONV_BY_SPATIAL, CONV_TRANSPOSE, OPS, aten, bound_args
+from .._rewrite import clamp_call, insert_call, rank_of, shape_of, stand_in, tensor_of
+from .views import drop, drop_if_same_shape
 
 # Ops whose every argument is written out -> number of spatial axes, to which short lists are widened.
 _SPATIAL: Mapping[object, int] = {op: OPS[op].spatial for op in CONV | CONV_TRANSPOSE} | {

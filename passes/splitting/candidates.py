@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.ops import OPS
-from ..compiler.ir.passes import PassContext
-from ..compiler.quant.channel_stats import Measured, measure_channels
-from ..compiler.quant.layer_options import LayerOptions
-from ..compiler.quant.qparams import QSpec
-from ..compiler.quant.weight_range import WeightRange, weight_reach
-from ._copies import Site, channel_axis
-from ._layer_transfer import few_samples, output_noise
-from ._layers import Layer, parameters
-from ._range_noise import RangeNoise
-from ._split_budget import Candidate
-from ._weight_noise import Rows, weight_noise
+from ...compiler.ir.ops import OPS
+from ...compiler.ir.passes import PassContext
+from ...compiler.quant.channel_stats import Measured, measure_channels
+from ...compiler.quant.layer_options import LayerOptions
+from ...compiler.quant.qparams import QSpec
+from ...compiler.quant.weight_range import WeightRange, weight_reach
+from .._layers import Layer, parameters
+from .budget import Candidate
+from .copies import Site, channel_axis
+from .layer_transfer import few_samples, output_noise
+from .range_noise import RangeNoise
+from .weight_noise import Rows, weight_noise
 
 _WEIGHT = QSpec(-127, 127, torch.int8, symmetric=True, per_channel=True)
 

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..compiler.ir.nodes import describe
-from ..compiler.ir.ops import OPS, aten, bound_args, clamp_bounds
-from ..compiler.ir.passes import Skip
-from ..compiler.quant.channel_stats import ChannelStats
-from ._channel_classes import Classes
-from ._channels import ChannelMap, ClampChannels
-from ._rewrite import replace, stand_in
+from ...compiler.ir.nodes import describe
+from ...compiler.ir.ops import OPS, aten, bound_args, clamp_bounds
+from ...compiler.ir.passes import Skip
+from ...compiler.quant.channel_stats import ChannelStats
+from .._rewrite import replace, stand_in
+from .classes import Classes
+from .maps import ChannelMap, ClampChannels
 
 _DEVIATIONS = 6.0  # a channel is taken to stay within so many standard deviations of its mean
 _MARGIN = 1.25  # … or within this multiple of what samples show

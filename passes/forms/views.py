@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import fx
 
-from ..compiler.ir.ops import aten, bound_args
-from ._rewrite import is_same_shape, is_same_size, rank_of, shape_of, stand_in, tensor_of
+from ...compiler.ir.ops import aten, bound_args
+from .._rewrite import is_same_shape, is_same_size, rank_of, shape_of, stand_in, tensor_of
 
 _INT64_MAX = 2**63 - 1
 

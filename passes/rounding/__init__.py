@@ -1,0 +1,1 @@
+"""Integer weights that do less harm than the nearest ones."""
