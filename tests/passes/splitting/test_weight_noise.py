@@ -5,9 +5,7 @@ import dataclasses
 import pytest
 import torch
 from fxedge.passes._layers import Layer
-from fxedge.passes.splitting import weight_noise as module
 from fxedge.passes.splitting.parts import split_parts
-from fxedge.passes.splitting.range_noise import RangeNoise
 from fxedge.passes.splitting.weight_noise import LeastErrorNoise, MinMaxNoise, Rows, grid_reach, weight_noise
 from torch import Tensor
 from toy_target import WEIGHT, HandWritten
@@ -86,43 +84,8 @@ def test_channels_that_carry_more_count_more() -> None:
 def test_a_large_layer_is_judged_by_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rows.of(layer(), W4)
     assert rows.sampled().sizes.shape == (16, 12, 9)
-    monkeypatch.setattr(module, "_MOST", 16 * 12 * 36 // 4)
+    monkeypatch.setattr("fxedge.passes.splitting.weight_noise._MOST", 16 * 12 * 36 // 4)
     assert rows.sampled().sizes.shape == (4, 12, 9)
     few, all_of_them = LeastErrorNoise(rows.sampled(), ONE), LeastErrorNoise(rows, ONE)
     assert few.total() / rows.sampled().total() == pytest.approx(all_of_them.total() / rows.total(), rel=0.3)
     assert few.gains().argmax() == all_of_them.gains().argmax() == 2
-
-
-def test_shares_of_a_value_are_rounded_alike() -> None:
-    low, high = torch.tensor([-1.0, -2.0, 0.0, 0.5]), torch.tensor([3.0, 10.0, 4.0, 1.0])
-    noise = RangeNoise(low, high, 2.0)
-    assert noise.total() == pytest.approx((12 / 255) ** 2 / 12 / 2)
-    gains = noise.gains()
-    assert gains.argmax() == 1
-    noise.split(1)
-    after = (6 / 255) ** 2 / 12 / 2 * (4 + 3) / 4
-    assert noise.total() == pytest.approx(after)
-    assert float(gains[1]) == pytest.approx((12 / 255) ** 2 / 12 / 2 - after)
-    generator = torch.Generator().manual_seed(0)
-    values = torch.empty(4, 20_000).uniform_(generator=generator) * (high - low)[:, None] + low[:, None]
-    errors = torch.stack([_rounding(x, m, 6 / 255) for x, m in zip(values, (1, 2, 1, 1), strict=True)])
-    assert float(errors.square().mean()) / 2 == pytest.approx(after, rel=0.02)
-
-
-def _rounding(values: Tensor, shares: int, step: float) -> Tensor:
-    return torch.round(values / shares / step) * step * shares - values
-
-
-def test_channels_of_one_range_are_not_worth_shares() -> None:
-    noise = RangeNoise(torch.zeros(8), torch.full((8,), 5.0), 1.0)
-    assert (noise.gains() < 1e-9).all()
-    start = noise.total()
-    for channel in range(8):
-        noise.split(channel)
-    assert noise.total() == pytest.approx(start)
-
-
-def test_a_value_of_zeros_has_no_error() -> None:
-    noise = RangeNoise(torch.zeros(3), torch.zeros(3), 0.0)
-    assert noise.total() == 0.0
-    assert torch.isfinite(noise.gains()).all()
