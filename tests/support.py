@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from fxedge.compiler.ir.capture import capture
 from fxedge.compiler.ir.dump import dump
-from fxedge.compiler.ir.passes import Pass, PassContext, PassReport, run_passes
+from fxedge.compiler.ir.passes import Pass, PassContext, PassReport, PassResult, run_passes
 from torch import Tensor, fx, nn
 
 
@@ -79,6 +79,13 @@ class Case(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     changes: int
     expected: str
+
+
+def check_case(case: Case, *passes: Pass) -> None:
+    """The graph and the number of changes are as the case says; nothing is skipped."""
+    gm, report = apply(case.model.eval(), inputs(*case.shapes), *passes)
+    assert dump(gm) == graph(case.expected)
+    assert list(report.values()) == [PassResult(changes=case.changes)]
 
 
 def graph(text: str) -> str:

@@ -6,9 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fxedge.compiler.ir.dump import dump
-from fxedge.compiler.ir.passes import PassResult
 from fxedge.passes import Canonicalize
-from support import Calls, Calls2, Case, apply, graph, inputs
+from support import Calls, Calls2, Case, apply, check_case, inputs
 from torch import nn
 
 IMAGE = (2, 4, 6, 6)
@@ -382,9 +381,7 @@ CASES = [
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_normal_form(case: Case) -> None:
-    gm, report = apply(case.model.eval(), inputs(*case.shapes), Canonicalize())
-    assert dump(gm) == graph(case.expected)
-    assert report["canonicalize"] == PassResult(changes=case.changes)
+    check_case(case, Canonicalize())
 
 
 def test_batch_size_needs_no_shape_arithmetic() -> None:
