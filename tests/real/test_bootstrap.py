@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .bootstrap import Estimate, difference, estimate, mean_precision, share_equal
+from .bootstrap import Estimate, coco_map, difference, estimate, mean_precision, share_equal
 
 
 def _share(hits: int, total: int, draws: int = 2000) -> Estimate:
@@ -50,3 +50,26 @@ def test_precision_of_perfect_and_of_no_detections(shared_data: Path) -> None:
     assert estimate(mean_precision([[], []], truth), 2, draws=20) == Estimate(0, 0, 0)
     half = estimate(mean_precision([boxes[0], []], truth), 2, draws=20)
     assert half.value == pytest.approx(100 * (1 + 51 / 101) / 2)
+
+
+def test_precision_is_that_of_the_data_folder_s_script(shared_data: Path) -> None:
+    """On images drawn with repeats: boxes near the truth and far off, wrong classes, ties, images without any."""
+    if not (shared_data / "yolox_nano" / "coco_map.py").is_file():
+        pytest.skip("needs yolox_nano/coco_map.py, which is not here")
+    rng = np.random.default_rng(0)
+    truth, boxes = [], []
+    for image in range(12):
+        corners = rng.uniform(0, 200, (image % 4, 2))
+        labels = rng.integers(0, 4, image % 4)
+        wanted = np.concatenate([labels[:, None], corners, corners + rng.uniform(20, 60, (image % 4, 2))], 1)
+        near = wanted[rng.integers(0, len(wanted), 9)] if len(wanted) else rng.uniform(0, 200, (3, 5))
+        shifted = near[:, 1:] + rng.normal(0, 4, (len(near), 4))
+        scores = rng.choice([0.1, 0.5, 0.5, 0.9], len(near))
+        classes = np.where(rng.random(len(near)) < 0.8, near[:, 0].round(), 7)
+        boxes.append(np.concatenate([shifted, scores[:, None], classes[:, None]], 1))
+        truth.append(wanted)
+    drawn = rng.integers(0, 12, (40, 12))
+    judge = coco_map().coco_map
+    expected = [judge([boxes[i] for i in row], [truth[i] for i in row])[0] for row in drawn.tolist()]
+    assert mean_precision(boxes, truth)(drawn).tolist() == pytest.approx(expected, abs=1e-9)
+    assert np.std(expected) > 1
