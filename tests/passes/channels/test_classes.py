@@ -16,17 +16,18 @@ def test_joined_channels_are_one_class_and_fixed_together(joins: list[tuple[int,
     ids = classes.fresh(COUNT)
     sets = [{index} for index in range(COUNT)]
     half = len(joins) // 2
-    for place, (left, right) in enumerate(joins):
-        if place == half:  # in the middle: it must hold for what joins later as for what joined before
-            for index in fixed:
-                classes.fix(ids[index], "because")
-        classes.join(ids[left], ids[right])
-        merged = sets[left] | sets[right]
-        for index in merged:
-            sets[index] = merged
-    if not joins:
-        for index in fixed:
-            classes.fix(ids[index], "because")
+
+    def join(pairs: list[tuple[int, int]]) -> None:
+        for left, right in pairs:
+            classes.join(ids[left], ids[right])
+            merged = sets[left] | sets[right]
+            for index in merged:
+                sets[index] = merged
+
+    join(joins[:half])  # it must hold for what joins later as for what joined before
+    for index in fixed:
+        classes.fix(ids[index], "because")
+    join(joins[half:])
     roots = classes.roots(ids)
     for left in range(COUNT):
         for right in range(COUNT):

@@ -54,7 +54,7 @@ def test_what_a_bound_hides_does_not_count() -> None:
     assert float(bounded.errors(weights.round())) == 0
 
 
-def test_the_seed_decides() -> None:
+def test_one_seed_gives_one_result() -> None:
     weights = torch.rand(1, 32, 8, generator=torch.Generator().manual_seed(1)) * 8 - 4
     task = problem(weights)
     assert torch.equal(learned(task, weights), learned(task, weights))
