@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -28,6 +28,7 @@ from torch import Tensor, fx
 
 from ..compiler.ir.constants import add_constant, constant
 from ..compiler.ir.gains import breaks_scale, gain_name
+from ..compiler.ir.light import is_light
 from ..compiler.ir.nodes import describe, inherit, placeholders
 from ..compiler.ir.ops import OPS, aten
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
@@ -73,8 +74,7 @@ class EqualizeActivations:
             return PassResult(0, tuple(Skip(node.name, _NO_SAMPLES) for node in found))
         places = [_open(gm, node) for node in found]
         channels, skipped = without_extremes(gm, channel_map(gm))
-        usual = LayerOptions(weight_bits=self.weight_bits, per_tensor=self.per_tensor_weights)
-        model = measure_noise(gm, channels, batches, options_over(gm, usual, self.layers), ctx.seed)
+        model = measure_noise(gm, channels, batches, self._options(gm, places), ctx.seed)
         before = model.total(torch.zeros(channels.count, dtype=torch.float64))
         names = ", ".join(node.name for node in placeholders(gm))
         if (reason := self._why_not(model, channels, before)) is not None:
@@ -91,6 +91,19 @@ class EqualizeActivations:
         notes = (Skip(names, f"int8 is expected to leave the outputs {said}"),)
         changes = 2 * len(places) - len(idle)
         return PassResult(changes, (*skipped, *left_alone), notes=notes if changes else ())
+
+    def _options(self, gm: fx.GraphModule, places: Sequence[_Place]) -> Callable[[fx.Node], LayerOptions]:
+        """Those of each layer; a light one between the activations of `places` will be float as they are."""
+        usual = LayerOptions(weight_bits=self.weight_bits, per_tensor=self.per_tensor_weights)
+        chosen = options_over(gm, usual, self.layers)
+        before, after = {place.before for place in places}, {place.after for place in places}
+        light = {
+            user: dataclasses.replace(chosen(user), quantize=False)
+            for gain in after
+            for user in gain.users
+            if is_light(user) and before.issuperset(user.users)
+        }
+        return lambda node: light.get(node) or chosen(node)
 
     def _why_not(self, model: NoiseModel, channels: ChannelMap, before: float) -> str | None:
         if not model.signal or not bool(channels.free.any()):

@@ -5,7 +5,8 @@ A plan is a value. It is made from the graph and the target's op rules, printed,
 
 Ops with weights and matmul are quantized wherever a rule allows it. Every other op follows its data: it runs on
 integers only if its inputs are integers already, since converting for an add or a pool alone costs more than it
-saves. A graph input counts as integers if an integer op reads it, directly or through such ops.
+saves. A graph input counts as integers if an integer op reads it, directly or through such ops. A light layer
+(`ir/light.py`) is like these, unless a layer that is not reads its result.
 
 A concat from which only views and further concats lead to the graph's outputs stays float: as integers it would
 put parts of unlike range (a detector's boxes and its class scores) on one scale, for a result that is float
@@ -25,6 +26,7 @@ from torch import fx
 from ..ir.constants import constant
 from ..ir.errors import InputError
 from ..ir.gains import is_gain
+from ..ir.light import is_light
 from ..ir.nodes import describe
 from ..ir.ops import OPS, VIEWS, aten, bound_args, constant_operands, op_name
 from ..ir.passes import Skip
@@ -39,6 +41,7 @@ _LEADS = frozenset(OPS) | {aten.matmul.default, aten.bmm.default, aten.mm.defaul
 _ANY_INPUT = frozenset({aten.cat.default})
 _PIECES = frozenset({aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default})
 _GAIN = "it gives each channel a scale of its own at an activation"
+_ALONE = "it stands alone between float ops: to convert for it costs what its few products save"
 _PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 
 
@@ -354,11 +357,13 @@ class _Flow:
 
 
 def _why_not_follow(region: _Region, flow: _Flow) -> str | None:
-    if region.leads:
-        return None
     variable = [value for value in region.inputs if value.op != "get_attr"]
+    integers = [value in flow.produced or value.op == "placeholder" for value in variable]
+    if region.leads:
+        alone = not any(integers) and flow.to_lead.isdisjoint(region.outputs)
+        return _ALONE if alone and is_light(region.node) else None
     enough = any if region.node.target in _ANY_INPUT else all
-    if not variable or not enough(v in flow.produced or v.op == "placeholder" for v in variable):
+    if not variable or not enough(integers):
         return "its inputs are float"
     if flow.from_lead.isdisjoint(variable) and flow.to_lead.isdisjoint(region.outputs):
         return "it reads a graph input and no integer op reads its result"

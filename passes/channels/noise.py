@@ -10,7 +10,8 @@ Dividing channel c by a factor s_c scales its derivatives by s_c and its values 
     weights of a layer       Δ = max |w[o,i]| s_i/s_o / qmax, over the tensor or over a row; (∂y/∂w)² s_o²/s_i²
     a quantized activation   Δ = (max high_c/s_c - min low_c/s_c) / 255;                     (∂y/∂x)² s_c²
 
-qmax is that of the weight's bits: 127 for 8, 3 for 3. A layer that stays float has no noise of its own.
+qmax is that of the weight's bits: 127 for 8, 3 for 3. A layer that stays float has no noise of its own, nor has a
+value that no integer layer makes or reads.
 
 Every term is a product of powers of sums of powers of the factors, so the noise is convex in their logarithms.
 """
@@ -27,6 +28,7 @@ from torch import Tensor, fx
 
 from ...compiler.ir.clamps import is_clamp
 from ...compiler.ir.constants import constant
+from ...compiler.ir.gains import breaks_scale, is_gain
 from ...compiler.ir.nodes import sole_user
 from ...compiler.ir.ops import OPS, aten
 from ...compiler.quant.layer_options import LayerOptions
@@ -213,7 +215,7 @@ class _Recorder(fx.Interpreter):
         self._ids = {
             node: (axis, ids)
             for node, (axis, ids) in channels.ids.items()
-            if _is_quantized(node) and bool(free[ids].any())
+            if _is_quantized(node) and not self._is_float(node) and bool(free[ids].any())
         }
         self._weights = {node: self._leaf(node) for node in self._layers}
         self._squares = {node: torch.zeros_like(leaf, dtype=torch.float64) for node, leaf in self._weights.items()}
@@ -221,6 +223,14 @@ class _Recorder(fx.Interpreter):
         self._live: dict[fx.Node, Tensor] = {}
         self._parts, self._outputs = frozenset(output_parts(gm)), list[Tensor]()
         self.signal = 0.0
+
+    def _is_float(self, node: fx.Node) -> bool:
+        """Whether a float layer or activation makes it, and such alone read it."""
+        layers = [other for other in (node, *node.users) if other.target in OPS]
+        if any(self._options(layer).quantize is not False for layer in layers):
+            return False
+        made = node in layers or is_gain(node)
+        return made and all(user in layers or is_gain(user) or breaks_scale(user) for user in node.users)
 
     def _leaf(self, node: fx.Node) -> Tensor:
         weight = constant(self._gm, node)

@@ -11,10 +11,12 @@ from fxedge.compiler.ir.capture import capture
 from fxedge.compiler.ir.constants import constants, get_constant
 from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.passes import PassContext, PassResult, Skip, run_passes
+from fxedge.compiler.ir.shapes import annotate
 from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.lower import lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
 from fxedge.compiler.quant.layer_options import LayerOptions
+from fxedge.compiler.quant.plan import plan_quantization
 from fxedge.compiler.quant.simulate import simulate
 from fxedge.passes import Canonicalize, EqualizeActivations, FoldBatchNorm
 from hypothesis import given, settings
@@ -210,7 +212,30 @@ def test_weights_stay_where_no_gain_is_worth_it() -> None:
 def test_layers_that_stay_float_have_no_noise() -> None:
     gm = _captured(_uneven())
     everything = EqualizeActivations(goal=60.0, layers={"*": LayerOptions(quantize=False)})
-    assert _run(gm, everything).changes == 2  # their activations are still rounded
+    assert _run(gm, everything) == PassResult(0, (Skip("x", "the noise expected of quantization is 0"),))
+
+
+def test_a_light_layer_between_activations_needs_no_gains() -> None:
+    """It will be float as they are."""
+    model = Calls(
+        lambda m, x: m.u.b(F.silu(m.d(F.silu(m.u.a(x))))), u=_uneven(), d=nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    )
+    gm = _captured(model)
+    expected = gm(X)
+    assert _run(gm).changes == 2
+    assert [node.name for node in gm.graph.nodes if node.op == "call_function"] == [
+        "conv2d",
+        "mul_tensor",
+        "silu",
+        "conv2d_1",
+        "silu_1",
+        "mul_tensor_3",
+        "conv2d_2",
+    ]
+    torch.testing.assert_close(gm(X), expected, rtol=1e-5, atol=1e-5)
+    annotate(gm)
+    plan = plan_quantization(gm, registry.get("onnx").spec)
+    assert list(plan.ops) == ["conv2d", "conv2d_2"]
 
 
 @settings(max_examples=15, deadline=None)

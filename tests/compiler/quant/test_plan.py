@@ -406,6 +406,50 @@ def test_ops_between_a_graph_input_and_float_ops_stay_float():
     )
 
 
+ALONE = "it stands alone between float ops: to convert for it costs what its few products save"
+
+
+def depthwise() -> nn.Conv2d:
+    return nn.Conv2d(4, 4, 3, padding=1, groups=4)
+
+
+def test_a_light_layer_between_float_ops_stays_float():
+    model = Calls(lambda m, x: m.c(m.b(m.a(x).exp()).relu().exp()), a=conv(), b=depthwise(), c=conv())
+    assert text(model) == dedent(f"""\
+        plan for toy: 2 integer ops, 4 float
+          int8   conv2d: x -> conv2d
+          int8   conv2d_2: exp_1 -> conv2d_2
+          float  exp: toy has no integer kernel for exp.default
+          float  b (conv2d_1): {ALONE}
+          float  relu: its inputs are float
+          float  exp_1: toy has no integer kernel for exp.default
+        """)
+
+
+def test_what_follows_a_light_layer_does_not_keep_it_on_integers():
+    pools = Calls(lambda m, x: m.c(F.max_pool2d(m.b(m.a(x).exp()), 2).exp()), a=conv(), b=depthwise(), c=conv())
+    assert list(plan_of(pools).ops) == ["conv2d", "conv2d_2"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.c(m.b(m.a(x)).exp()),  # its input is integers already
+        lambda m, x: m.c(m.b(m.a(x).exp())),  # its reader takes integers
+        lambda m, x: m.c(m.d(m.b(m.a(x).exp())).exp()),  # two in a row
+        lambda m, x: m.c(m.b(x).exp()) + m.a(x),  # a graph input counts as integers
+    ],
+)
+def test_a_light_layer_beside_integers_is_integer(function):
+    plan = plan_of(Calls(function, a=conv(), b=depthwise(), c=conv(), d=depthwise()))
+    assert ALONE not in {skip.reason for skip in plan.floats}
+
+
+def test_a_layer_of_many_products_between_float_ops_is_integer():
+    plan = plan_of(Calls(lambda m, x: m.b(m.a(x).exp()).exp(), a=conv(), b=conv()))
+    assert list(plan.ops) == ["conv2d", "conv2d_1"]
+
+
 def test_matmul_of_two_activations_leads():
     plan = plan_of(Calls2(lambda m, x, y: x @ y.permute(0, 1, 3, 2)), X, X + 1)
     assert plan.format() == dedent("""\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -83,6 +84,33 @@ def test_layers_differ_in_bits_and_a_float_one_has_no_noise() -> None:
     assert (found["conv2d"][0], found["conv2d_1"], found["linear"]) == (math.inf, (127, True), (3, False))
     alone = NoiseModel(tuple(item for item in model.weights if item.layer.node.name == "conv2d"), ())
     assert (alone.total(_zeros(channels)), float(alone.smooth(_zeros(channels)))) == (0, 0)
+
+
+def test_values_between_float_layers_have_no_noise() -> None:
+    (x,) = inputs((4, 3, 8, 8))
+    model = Calls(
+        lambda m, x: m.d(m.c(m.b(F.relu(m.a(x))))),
+        **{name: nn.Conv2d(3, 3, 1) for name in "abc"},
+        d=nn.Conv2d(3, 3, 3, groups=3),
+    )
+    gm = capture(model.eval(), (x,))
+    run_passes(gm, [Canonicalize()])
+
+    def rounded_between(*floats: str) -> int:
+        options = LayerOptions(per_tensor=True)
+        model = measure_noise(
+            gm,
+            channel_map(gm),
+            [(x,)],
+            lambda node: dataclasses.replace(options, quantize=False) if node.name in floats else options,
+            seed=0,
+        )
+        return len(model.values)
+
+    assert rounded_between() == 3  # after a, b and c; the graph's input and output keep their scale
+    assert rounded_between("conv2d_1") == 3  # what it reads and gives is still integers beside it
+    assert rounded_between("conv2d_1", "conv2d_2") == 2
+    assert rounded_between("conv2d", "conv2d_1", "conv2d_2", "conv2d_3") == 1  # the relu is an op on integers
 
 
 @pytest.mark.parametrize("per_tensor", [True, False])
