@@ -19,11 +19,13 @@ from ...compiler.ir.clamps import is_clamp
 from ...compiler.ir.ops import CONV_TRANSPOSE, OPS
 from ...compiler.quant.program import IntegerStep
 
+_PIECE = 2**21  # integers: larger ones are memory that the system gives and takes back each time
+
 
 @dataclass(frozen=True, slots=True)
 class LayerRows:
-    """The rows of `step` for its integer inputs, one tensor for each batch. `positions` is how many output
-    positions of a sample are taken, at random (all, if fewer), the same ones each time."""
+    """The rows of `step` for its integer inputs, which are batches. `positions` is how many output positions of a
+    sample are taken, at random (all, if fewer), the same ones each time."""
 
     step: IntegerStep
     inputs: Sequence[Tensor]
@@ -31,15 +33,25 @@ class LayerRows:
     seed: int
 
     def integers(self) -> Iterator[Tensor]:
-        """Of each batch, the integers less the zero point that the weights multiply, sample after sample: float32
+        """The integers less the zero point that the weights multiply, a few samples after the other: float32
         [groups, rows, fan-in]."""
         groups = groups_of(self.step)
         for x, chosen in zip(self.inputs, self._chosen(), strict=True):
-            patches = _patches(self.step, x, chosen)
-            samples, channels, rows, kernel = patches.shape
-            split = patches.reshape(samples, groups, channels // groups, rows, kernel).permute(1, 0, 3, 2, 4)
-            integers = split.reshape(groups, samples * rows, -1).float()
-            yield integers.sub_(self.step.in_qparams[0].zero_point[0])
+            for piece in self._pieces(x, len(chosen)):
+                patches = _patches(self.step, piece, chosen)
+                samples, channels, rows, kernel = patches.shape
+                split = patches.reshape(samples, groups, channels // groups, rows, kernel).permute(1, 0, 3, 2, 4)
+                integers = split.reshape(groups, samples * rows, -1).float()
+                yield integers.sub_(self.step.in_qparams[0].zero_point[0])
+
+    def _pieces(self, x: Tensor, rows: int) -> Sequence[Tensor]:
+        """An input in parts of a few samples; whole where it is a single one without an axis for them."""
+        spatial = _spatial(self.step)
+        if x.ndim < max(2, spatial + 2):
+            return (x,)
+        kernel = math.prod(self.step.weight.shape[2:]) if spatial and self.step.weight is not None else 1
+        sample = rows * kernel * (x.shape[1] if spatial else x.shape[-1])
+        return x.split(max(1, _PIECE // sample))
 
     def outputs(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
         """The same rows of the layer's outputs `values`, one tensor for each batch: [samples, rows, outputs]."""

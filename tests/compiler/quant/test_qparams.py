@@ -208,6 +208,18 @@ def test_fake_quantize_sends_halves_to_even_and_clamps():
     assert fake_quantize(x, qp).tolist() == [[0.0, 1.0, 1.0, 0.0], [-1.0, 5.0, -5.0, 0.5]]
 
 
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(("low", "high"), [(-1.7, 2.9), (0.0, 6.0), (-3e-4, 1e-5), (-1e30, 1e30)])
+def test_fake_quantize_is_that_of_torch(low, high, spec):
+    qp = choose_qparams(low, high, spec)
+    x = torch.cat([torch.randn(9999) * high, torch.tensor([0.0, low, high, torch.inf, -torch.inf])])
+    given = x.clone()
+    torchs = torch.fake_quantize_per_tensor_affine(x, qp.scale[0], qp.zero_point[0], qp.qmin, qp.qmax)
+    assert torch.equal(fake_quantize(x, qp), torchs)
+    assert torch.equal(x, given)
+    assert fake_quantize(torch.tensor(high), qp).shape == ()
+
+
 def test_fake_quantize_takes_no_channels():
     qp = QParams((1.0, 2.0), (0, 0), -128, 127, torch.int8, axis=0)
     with pytest.raises(ValueError, match=r"^fake_quantize takes per-tensor parameters$"):

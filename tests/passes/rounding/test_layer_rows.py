@@ -4,8 +4,9 @@ import pytest
 import torch
 from fxedge.compiler.quant.program import IntegerStep
 from fxedge.compiler.quant.qparams import quantize
+from fxedge.passes.rounding import layer_rows
 from fxedge.passes.rounding.layer_rows import LayerRows, by_group, from_groups
-from support import inputs
+from support import Calls, inputs
 from torch import nn
 from toy_target import TOY, lower
 
@@ -39,8 +40,29 @@ def test_rows_times_weights_are_the_layer(layer, shape):
     grouped = by_group(step, step.weight.float())
     assert torch.equal(from_groups(step, grouped), step.weight.float())
     for positions in (3, 10**6):
-        layer_rows = LayerRows(step, [integers], positions, 0)
-        (rows,), (wanted,) = layer_rows.integers(), layer_rows.wanted([output])
+        found = LayerRows(step, [integers], positions, 0)
+        (rows,), (wanted,) = found.integers(), found.wanted([output])
         assert rows.shape[1] == wanted.shape[1]
         torch.testing.assert_close(rows @ grouped, wanted, rtol=1e-4, atol=0.05)
     assert wanted.numel() == output.numel()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3, padding=1, groups=2), (5, 4, 6, 6)),
+        (nn.ConvTranspose2d(4, 6, 3, 2), (5, 4, 3, 3)),
+        (nn.Linear(5, 3), (7, 5)),
+        (nn.Linear(5, 3), (7, 4, 5)),
+    ],
+)
+def test_pieces_of_samples_are_the_whole(layer, shape, monkeypatch):
+    (x,) = inputs(shape)
+    lowered = lower(Calls(lambda m, x: m.a(x), a=layer), x)
+    (step,) = [step for step in lowered.program.steps if isinstance(step, IntegerStep)]
+    rows = LayerRows(step, [quantize(x, step.in_qparams[0])], 10**6, 0)
+    (whole,) = rows.integers()
+    monkeypatch.setattr(layer_rows, "_PIECE", 2 * whole.numel() // len(x))
+    pieces = list(rows.integers())
+    assert len(pieces) == len(x) // 2 + 1
+    assert torch.equal(torch.cat(pieces, 1), whole)
