@@ -2,7 +2,7 @@
 
 One of 3 × 3 takes 9 products for each element. Where what it reads and what it gives are float, to quantize the
 one and to dequantize the other costs about what the integer kernel saves, and both are rounded for it. YOLOX-Nano
-(30 of them between SiLUs, 4 % of its multiplications) with all of them in float: see `docs/runtimes.md`.
+(30 of them between SiLUs, 4 % of its multiplications) with all of them in float: see `docs/runtimes/torch.md`.
 """
 
 from __future__ import annotations
