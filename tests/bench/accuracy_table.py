@@ -176,7 +176,7 @@ def _tried(make: Callable[..., str], workshop: Workshop, row: Row | IsaRow, *mor
 
 
 def bits_table(workshop: Workshop, rows: Sequence[BitsRow]) -> str:
-    """The third table, and below it whether what it must show is there."""
+    """The third and the fourth table, and below it whether what it must show is there."""
     lines = {(row.bits, row.rounding): _bits_line(workshop, row) for row in rows}
     said = [weight_bits.format_table(list(lines.values())), ""]
     for bits in (6, 5):
@@ -191,8 +191,9 @@ def bits_table(workshop: Workshop, rows: Sequence[BitsRow]) -> str:
 
 
 def _bits_line(workshop: Workshop, row: BitsRow) -> dict[str, Any]:
-    arguments = (workshop.folder, row.bits, row.rounding, row.ratios, False, workshop.limit, workshop.threads)
-    line: dict[str, Any] = workshop.made(workshop.file(row.name, "line"), weight_bits.measure_line, *arguments)
+    how = (row.bits, row.rounding, row.ratios, row.per_tensor, workshop.limit, workshop.threads)
+    file = workshop.file(row.name, "line")
+    line: dict[str, Any] = workshop.made(file, weight_bits.measure_line, workshop.folder, *how)
     workshop.commits.update(cell["commit"] for cell in line["cells"].values())
     return line
 
@@ -210,7 +211,8 @@ def _splitting(line: Mapping[str, Any]) -> Iterator[str]:
 _TABLES: dict[str, tuple[Sequence[Any], Callable[[Workshop, Sequence[Any]], str]]] = {
     "rows": (ROWS, rows_table),
     "isa": (ISA_ROWS, isa_table),
-    "weight-bits": (BITS_ROWS, bits_table),
+    "weight-bits": ([row for row in BITS_ROWS if not row.per_tensor], bits_table),
+    "weight-bits-tensor": ([row for row in BITS_ROWS if row.per_tensor], bits_table),
 }
 
 

@@ -60,16 +60,17 @@ class IsaRow:
 
 @dataclass(frozen=True, slots=True)
 class BitsRow:
-    """A line of the table of weight bits; `ratios` of splitting in percent. With learned rounding each takes
+    """A line of a table of weight bits; `ratios` of splitting in percent. With learned rounding each takes
     minutes."""
 
     bits: int
     rounding: str
     ratios: tuple[float, ...]
+    per_tensor: bool = False
 
     @property
     def name(self) -> str:
-        return f"bits-{self.bits}-{self.rounding}"
+        return f"bits-{self.bits}-{self.rounding}{'-tensor' if self.per_tensor else ''}"
 
 
 ROWS = (
@@ -92,4 +93,5 @@ ISA_ROWS = (
 BITS_ROWS = (
     *(BitsRow(bits, "nearest", (1.0, 2.0, 5.0)) for bits in (6, 5, 4)),
     *(BitsRow(bits, "adaround", (2.0,)) for bits in (4, 5, 6)),
+    *(BitsRow(bits, "nearest", (1.0, 2.0, 5.0), per_tensor=True) for bits in (6, 5, 4)),
 )
