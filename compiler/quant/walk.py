@@ -22,7 +22,6 @@ from .qparams import dequantize
 from .simulate import last_uses, run_node, run_step
 
 _LARGEST_HELD = 2**27  # bytes of the largest values where a backward pass holds all
-_FEW = 4  # samples
 
 # step, its integer inputs (one list over batches for each entry of step.inputs) -> the step to go on with
 Visit = Callable[[IntegerStep, Sequence[Sequence[Tensor]]], IntegerStep]
@@ -152,14 +151,6 @@ def gradient_samples(
 ) -> Iterator[tuple[Tensor, ...]]:
     """The first `count` samples, as many at once as a backward pass can hold: two at least, to see what varies."""
     return first_samples(gm, batches, count, max(2, samples_within(gm, _LARGEST_HELD)))
-
-
-def few_at_a_time(gm: fx.GraphModule, batch: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """The samples of a batch a few at a time, so that values stay in the processor's cache; all at once where the
-    graph takes batches of one size only."""
-    size = _FEW if takes_any_batch(gm) else len(batch[0])
-    for start in range(0, len(batch[0]), size):
-        yield tuple(tensor[start : start + size] for tensor in batch)
 
 
 def takes_any_batch(gm: fx.GraphModule) -> bool:

@@ -22,7 +22,6 @@ from ...compiler.ir.nodes import describe
 from ...compiler.ir.ops import OPS, aten, bound_args, clamp_bounds
 from ...compiler.ir.passes import Skip
 from ...compiler.quant.channel_stats import ChannelStats
-from ...compiler.quant.walk import few_at_a_time
 from .._rewrite import replace, stand_in
 from .classes import Classes
 from .maps import ChannelMap, ClampChannels
@@ -171,8 +170,7 @@ def reaches_of_samples(
     samples = 0
     with torch.no_grad():
         for batch in batches:
-            for few in few_at_a_time(gm, batch):
-                watch.run(*few)
+            watch.run(*batch)
             samples += batch[0].shape[0]
     evidence = f"{samples} samples and a quarter more"
     return {node: Reach(low * _MARGIN, high * _MARGIN, evidence) for node, (low, high) in watch.seen.items()}

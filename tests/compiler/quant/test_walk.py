@@ -4,7 +4,7 @@ import pytest
 import torch
 from fxedge.compiler.quant.program import IntegerStep, layers
 from fxedge.compiler.quant.simulate import simulate
-from fxedge.compiler.quant.walk import FloatWalk, few_at_a_time, first_samples, samples_within, walk
+from fxedge.compiler.quant.walk import FloatWalk, first_samples, samples_within, walk
 from support import inputs
 from torch import nn
 from toy_target import TOY, captured, lower
@@ -103,17 +103,7 @@ def test_the_first_samples_come_in_their_batches():
     assert list(first_samples(gm, batches, 0)) == []
 
 
-def test_samples_come_a_few_at_a_time():
-    x = torch.arange(9)
-    few = list(few_at_a_time(captured(MODEL, *X), (x, -x)))
-    assert [len(a) for a, _ in few] == [4, 4, 1]
-    assert torch.equal(torch.cat([a for a, _ in few]), x)
-    assert torch.equal(torch.cat([b for _, b in few]), -x)
-
-
 def test_a_graph_of_one_batch_size_gets_whole_batches():
     gm = torch.export.export(MODEL, X).module()
     batches = [(torch.arange(3),), (torch.arange(3, 6),), (torch.arange(6, 9),)]
     assert [len(x) for (x,) in first_samples(gm, batches, 4, at_once=2)] == [3, 3]
-    (whole,) = few_at_a_time(gm, (torch.arange(9),))
-    assert torch.equal(whole[0], torch.arange(9))
