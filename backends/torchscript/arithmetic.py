@@ -6,7 +6,7 @@ symmetric; `tests/backends/torchscript/test_ops.py` confirms each kernel on rand
 * Conv and transposed conv under fbgemm, linear under fbgemm and x86: `rint((f32(acc) + b / f32(s_x * s_w)) *
   f32(f32(s_x * s_w) / s_y)) + z_y`, halves to even. With one scale for the whole weight the bias is multiplied
   by the reciprocal instead, and the compiler has made one instruction of that and the addition: `fma(b, f32(1 /
-  f32(s_x * s_w)), f32(acc))`. Two roundings differ from it in one of 2 million integers.
+  f32(s_x * s_w)), f32(acc))`. Two roundings differ from it in one of 2 million integers (measured on AVX2).
 * Conv under x86 and onednn, transposed conv where oneDNN runs it: `rint(((f32(acc) * s_x) * s_w + b) * f32(1 /
   s_y) + z_y)`. The zero point is added before rounding; s_x went through its reciprocal in float32, twice.
   Linear under onednn: the same, with s_w through its reciprocal too. On AVX2 oneDNN multiplies s_x * s_w first,

@@ -46,12 +46,12 @@ class LayerRows:
 
     def _pieces(self, x: Tensor, rows: int) -> Sequence[Tensor]:
         """An input in parts of a few samples; whole where it is a single one without an axis for them."""
-        spatial = _spatial(self.step)
-        if x.ndim < max(2, spatial + 2):
+        weight = self.step.weight
+        assert weight is not None
+        if x.ndim < weight.ndim:
             return (x,)
-        kernel = math.prod(self.step.weight.shape[2:]) if spatial and self.step.weight is not None else 1
-        sample = rows * kernel * (x.shape[1] if spatial else x.shape[-1])
-        return x.split(max(1, _PIECE // sample))
+        sample = rows * weight.shape[2:].numel() * x.shape[1 if weight.ndim > 2 else -1]
+        return x.split(max(1, _PIECE // max(1, sample)))
 
     def outputs(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
         """The same rows of the layer's outputs `values`, one tensor for each batch: [samples, rows, outputs]."""

@@ -73,12 +73,15 @@ class BitsRow:
         return f"bits-{self.bits}-{self.rounding}{'-tensor' if self.per_tensor else ''}"
 
 
+_HERE = ("fbgemm", "x86", "onednn", "qnnpack", "onnx", "openvino", "tflite", "executorch")
+
 ROWS = (
     Row("resnet20-rescaled", "rescaled_resnet20", DATA_FREE, "top-1", 0.5, per_tensor=True),
     Row("mobilenet_v2_tf-free", "mobilenet_v2_tf", DATA_FREE, "top-1", 1.5, per_tensor=True),
     Row("mobilenet_v2_tf", "mobilenet_v2_tf", "default", "top-1", 0.5, per_tensor=True),
     Row("mobilenet_v3_small", "mobilenet_v3_small", "default", "top-1", 1.5, per_tensor=True),
     Row("yolox_nano", "yolox_nano", "default", "mAP50-95", 2.0, per_tensor=True),
+    Row("yolox_nano-avx2", "yolox_nano", "default", "mAP50-95", 2.0, per_tensor=True, targets=_HERE, isa="avx2"),
     Row("mobilenet_v2", "mobilenet_v2", "default", "agreement", 97.5, targets=("onnx", "x86", "onednn")),
     Row("mobilenet_v2-best", "mobilenet_v2", "best", "agreement", 98.5),
     Row("mobilenet_v3_small-best", "mobilenet_v3_small", "best", "top-1", 1.5),

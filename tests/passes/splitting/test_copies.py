@@ -44,7 +44,7 @@ def captured(function: Callable[..., object]) -> fx.GraphModule:
     return gm
 
 
-def layer_named(gm: fx.GraphModule, site: Site) -> list[str]:
+def weights_of_readers(gm: fx.GraphModule, site: Site) -> list[str]:
     found = [parameters(gm, node) for node in site.readers]
     return [layer.weight_name for layer in found if isinstance(layer, Layer)]
 
@@ -114,7 +114,7 @@ def test_copies_of_what_others_read_are_slices(name: str) -> None:
 def test_every_layer_is_in_a_site_or_has_a_reason() -> None:
     gm = captured(FROM_A_PRODUCER["depthwise"])
     sites, reasons = find_sites(gm)
-    assert [layer_named(gm, site) for site in sites] == [["first.weight"], ["last.weight"]]
+    assert [weights_of_readers(gm, site) for site in sites] == [["first.weight"], ["last.weight"]]
     assert [(site.channels, len(site.between)) for site in sites] == [(3, 0), (CHANNELS, 1)]
     assert list(reasons.values()) == ["it is depthwise: a part of one channel would ask for parts of all of them"]
 
