@@ -15,6 +15,7 @@ from torch import Tensor
 
 _BLOCK = 64
 _EXACT_ROWS = 256  # as many products of 255 · 255 as float32 adds up exactly
+_STRIP = 256  # rows of X'X at a time, from the diagonal on: the rest is its mirror image
 _DAMPING = 0.01  # added to the diagonal of H, times its mean (the paper's)
 
 
@@ -23,11 +24,14 @@ def gram(rows: Iterable[Tensor]) -> Tensor:
     [groups, fan-in, fan-in]."""
     total: Tensor | None = None
     for batch in rows:
+        if total is None:
+            total = torch.zeros(len(batch), batch.shape[2], batch.shape[2], dtype=torch.float64)
         for part in batch.split(_EXACT_ROWS, 1):
-            product = part.transpose(1, 2) @ part
-            total = product.double() if total is None else total.add_(product)
+            for start in range(0, batch.shape[2], _STRIP):
+                strip = slice(start, start + _STRIP)
+                total[:, strip, start:] += part[:, :, strip].transpose(1, 2) @ part[:, :, start:]
     assert total is not None
-    return total
+    return total.triu() + total.triu(1).transpose(1, 2)
 
 
 def round_by_hessian(hessian: Tensor, real: Tensor, start: Tensor, low: int, high: int) -> Tensor:
