@@ -131,9 +131,9 @@ class _Search:
 
 def _clipped(value: Tensor, gradient: Tensor, ends: Tensor) -> Tensor:
     """What cutting `value` [samples, elements] at each of `ends` does to the outputs: [ends, samples]."""
-    beyond = value > float(ends.min())
-    sample = beyond.nonzero()[:, 0]
-    over, slope = value[beyond], gradient[beyond]
+    beyond = (value > float(ends.min())).flatten().nonzero().squeeze(1)
+    sample = beyond // value.shape[1]
+    over, slope = value.take(beyond), gradient.take(beyond)
     effects = torch.zeros(len(ends), len(value))
     for index, end in enumerate(ends.tolist()):
         effects[index].index_add_(0, sample, (over - end).clamp_(min=0).mul_(slope))
