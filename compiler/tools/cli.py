@@ -19,6 +19,7 @@ import typer
 from typer.completion import completion_init
 
 from ... import __version__
+from ..pipeline.memory import keep_freed_memory
 from . import exits, flags
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ def main() -> None:
     if _COMPLETE in os.environ:
         completion_init()
         typer.main.get_command(app).main(prog_name="fxedge", complete_var=_COMPLETE)
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
 
 

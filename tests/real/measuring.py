@@ -22,6 +22,7 @@ from emulated.processes import HASWELL, run_elsewhere
 from fxedge import CompileOptions, compile_model
 from fxedge.compiler.pipeline.data import Dataset
 from fxedge.compiler.pipeline.driver import CompileReport, TargetResult
+from fxedge.compiler.pipeline.memory import keep_freed_memory
 from fxedge.compiler.pipeline.runtime import RemoteRuntime
 
 from .judged import JUDGED
@@ -92,6 +93,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     """The artifact's answers on each judged image; seconds from module to artifact, peak megabytes of the
     compiling process, the commit, and what the check found. With `emulated`, how many output values differ on the
     emulated processor."""
+    keep_freed_memory()  # as the command line does
     torch.set_num_threads(setting.threads)
     judged = JUDGED[setting.net]
     options = CompileOptions(
