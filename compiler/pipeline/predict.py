@@ -3,7 +3,8 @@
 The program is the one that `compile` would build, with ranges from the example inputs alone, and without the
 passes that tune weights: which ops run on integers does not depend on them. Speed is added up from the kernels'
 costs on this machine (`kernel_costs`), one sample at a time: the float graph in float kernels against the
-program's integer kernels, float ops, and conversions between the two.
+program's integer kernels, float ops, and conversions between the two. What runtimes do to kernels in a network
+(fuse them, or take slow paths for odd shapes) the costs do not know; `measure` runs both artifacts instead.
 """
 
 from __future__ import annotations
@@ -12,26 +13,29 @@ import dataclasses
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import fx
+from torch import Tensor, fx
 
 from ...backends.base import Backend, Describes
 from ..ir.nodes import flat_outputs, placeholders
 from ..ir.passes import Skip
 from ..quant.program import DequantizeStep, IntegerStep, Program, QuantizeStep
 from .calibration import collect
+from .check import FLOAT, INT8
 from .fitting import one_sample
 from .kernel_costs import Form, TargetTable
 from .kernel_work import Shapes, Work, recorded_shapes, work_of
 from .lower import FloatModel, lower, plan_targets
 from .options import CompileOptions
 from .recipes import FAST, MINMAX
+from .runtime import RemoteRuntime
 
-# A predicted ratio this near 1 is no verdict.
-_MARGIN = 0.02
+MARGIN = 0.02  # a ratio this near 1 is no verdict
+_SECONDS = 5.0  # of measuring,
+_FEWEST, _MOST = 6, 200  # and how many pairs of runs that may be
 _NOTHING_KNOWN = "the kernel costs of this machine have no figure of any of its kernels"
 
 
@@ -62,9 +66,9 @@ class Speed:
 
     @property
     def verdict(self) -> str:
-        if self.ratio >= 1 + _MARGIN:
+        if self.ratio >= 1 + MARGIN:
             return "faster"
-        return "slower" if self.ratio <= 1 - _MARGIN else "about the same"
+        return "slower" if self.ratio <= 1 - MARGIN else "about the same"
 
     def losses(self) -> list[Contribution]:
         """What int8 makes slower, the worst first."""
@@ -73,9 +77,18 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
+class Runs:
+    """Seconds of each interleaved run of one sample, of the artifact emitted for the prediction and of float's."""
+
+    int8: tuple[float, ...]
+    float: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One target: ops on integers, ops in float with their reasons, conversions inside the network, and what its
-    runtime's own compiler says (delegates and graph breaks). `speed` is None without a table, for `no_speed`."""
+    runtime's own compiler says (delegates and graph breaks). `speed` is None without a table, for `no_speed`;
+    `runs` is None where they were not asked for or the target's own runtime cannot make them here."""
 
     target: str
     integers: int
@@ -84,6 +97,7 @@ class Prediction:
     notes: tuple[str, ...]
     speed: Speed | None
     no_speed: str | None = None
+    runs: Runs | None = None
 
 
 def predict(
@@ -92,26 +106,40 @@ def predict(
     options: CompileOptions,
     table: TargetTable | None,
     no_speed: str | None = None,
+    measure: bool = False,
 ) -> Prediction:
-    """What `backend` will make of `model`, prepared from its example inputs.
+    """What `backend` will make of `model`, prepared from its example inputs; with `measure` it is run as well, for
+    some seconds on `options.threads`.
 
     Raises:
         UnsupportedOpsError: the target cannot take it; every node with its reason.
+        VerificationError: its runtime fails.
     """
     program, floats = _program(model, backend, options)
+    sample = one_sample(model.gm, model.examples)
     speed = None
     if table is not None:
-        shapes = recorded_shapes(model.gm, one_sample(model.gm, model.examples))
+        shapes = recorded_shapes(model.gm, sample)
         speed = predict_speed(model.gm, program, shapes, table)
         no_speed = _NOTHING_KNOWN if speed is None else None
+    with tempfile.TemporaryDirectory() as folder:
+        # The artifact is made even where its runtime has nothing to say: what cannot be emitted is told now.
+        paths = {form: Path(folder) / f"{form}{Path(backend.artifact).suffix}" for form in (INT8, FLOAT)}
+        backend.emit(program, paths[INT8])
+        notes = backend.notes(paths[INT8]) if isinstance(backend, Describes) else ()
+        runs = None
+        if measure and backend.spec.own_runtime:
+            backend.emit_float(model.gm, paths[FLOAT])
+            runs = _measure(backend, paths, sample, options.threads)
     return Prediction(
         backend.spec.name,
         sum(isinstance(step, IntegerStep) for step in program.steps),
         floats,
         len(list(_conversions(program))),
-        _emitted_notes(backend, program),
+        notes,
         speed,
         no_speed,
+        runs,
     )
 
 
@@ -124,12 +152,16 @@ def _program(model: FloatModel, backend: Backend, options: CompileOptions) -> tu
     return lowered.program, lowered.plan.floats
 
 
-def _emitted_notes(backend: Backend, program: Program) -> tuple[str, ...]:
-    """The artifact is made even where its runtime has nothing to say: what cannot be emitted is told now."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / backend.artifact
-        backend.emit(program, path)
-        return backend.notes(path) if isinstance(backend, Describes) else ()
+def _measure(backend: Backend, paths: Mapping[str, Path], sample: Sequence[Tensor], threads: int) -> Runs:
+    """As many pairs of runs as fit into `_SECONDS`, between `_FEWEST` and `_MOST`; the first `_FEWEST` only tell
+    how long one takes."""
+    inputs = [tensor.numpy() for tensor in sample]
+    with RemoteRuntime(backend.spec.name, paths, threads) as runtime:
+        first = runtime.time(list(paths), inputs, repeats=_FEWEST)
+        pair = sum(min(seconds) for seconds in first.values())
+        count = min(max(int(_SECONDS / max(pair, 1e-9)), _FEWEST), _MOST)
+        seconds = runtime.time(list(paths), inputs, repeats=count)
+    return Runs(tuple(seconds[INT8]), tuple(seconds[FLOAT]))
 
 
 def _conversions(program: Program) -> Iterator[QuantizeStep | DequantizeStep]:

@@ -228,7 +228,8 @@ def inspect(given: dict[str, Any]) -> None:
 @app.command()
 @flags.takes(
     *("model", "target", "weights", "calib", "config", *flags.RECIPE, *flags.READING, *flags.PREPROCESS),
-    *("keep_float", "threads", "json", "quiet"),
+    *("keep_float", "threads", "measure", "json", "quiet"),
+    measure=flags.MEASURE,
 )
 def predict(given: dict[str, Any]) -> None:
     """Say, before any calibration, what each target will make of MODEL, and whether int8 will be faster here."""
@@ -236,7 +237,8 @@ def predict(given: dict[str, Any]) -> None:
     from .predicting import predictions_json, print_predictions, run_predict
     from .tables import make_console, print_json
 
-    found = run_predict(make_config(flags.gather(given), given["config"]))
+    measure = given.pop("measure")
+    found = run_predict(make_config(flags.gather(given), given["config"]), measure)
     print_json(predictions_json(found)) if given["json"] else print_predictions(make_console(), found)
     raise typer.Exit(found.status)
 

@@ -144,6 +144,9 @@ BITS = Flag(
     "8,6,4",
 )
 SAMPLES = Flag(Annotated[int, typer.Option(metavar="N", min=1, help="Calibration samples to measure on.")], 32)
+MEASURE = Flag(
+    Annotated[bool, typer.Option("--measure", help="Also run the artifacts, some seconds for each target.")], False
+)
 
 # `bench` has most of its flags to itself.
 BENCH: Mapping[str, Flag] = {

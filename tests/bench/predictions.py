@@ -1,10 +1,12 @@
 """Predicted against measured: is int8 faster, for the reference models and the real networks on every target.
 
     fxedge bench --calibrate-machine --target onnx,tflite && python tests/bench/predictions.py --target onnx,tflite
+    python tests/bench/predictions.py --target onnx,tflite --measure
 
 Each model is predicted as `fxedge predict` does, then compiled (recipe `fast`) and timed, float and int8 by turns.
 Where the measured interval lies beyond 10 % of no difference, the verdict must match. Targets without kernel costs
-of this machine are left out. Prints Markdown; ends with status 1 if a verdict is wrong.
+of this machine are left out. `--measure` judges what `fxedge predict --measure` says, which needs no kernel costs.
+Prints Markdown; ends with status 1 if a verdict is wrong.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from fxedge.compiler.pipeline.machine import describe_machine
 from fxedge.compiler.pipeline.predict import Speed, predict
 from fxedge.compiler.pipeline.runtime import RemoteRuntime
 from fxedge.compiler.tools.bench.figures import Ratio, paired_ratio
+from fxedge.compiler.tools.predicting import Measured
 from fxedge.models import catalog  # noqa: F401  fills the registry
 from fxedge.models import registry as zoo
 from real.judged import JUDGED
@@ -46,7 +49,7 @@ class Case:
 
     model: str
     target: str
-    speed: Speed
+    said: Speed | Measured
     measured: Ratio
 
     @property
@@ -59,12 +62,13 @@ class Case:
 
     @property
     def right(self) -> bool:
-        return self.clear is None or self.speed.verdict == self.clear
+        return self.clear is None or self.said.verdict == self.clear
 
     def line(self) -> str:
         verdict = "" if self.clear is None else "right" if self.right else "**wrong**"
+        ratio = self.said.ratio if isinstance(self.said, Speed) else self.said.ratio.value
         return (
-            f"| {self.model} | {self.target} | {self.speed.ratio:.2f}× {self.speed.verdict} "
+            f"| {self.model} | {self.target} | {ratio:.2f}× {self.said.verdict} "
             f"| {self.measured.format()} | {verdict} |"
         )
 
@@ -76,12 +80,13 @@ def main() -> None:
     )
     parser.add_argument("--target", type=lambda text: text.split(","), default=registry.names())
     parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--measure", action="store_true", help="judge `fxedge predict --measure`")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print("| model | target | predicted | measured | verdict |\n|---|---|---|---|---|", flush=True)
     cases = []
     for name in args.models or [*zoo.names(), *REAL]:
-        for case in compare(name, args.target, args.runs):
+        for case in compare(name, args.target, args.runs, args.measure):
             print(case.line(), flush=True)
             cases.append(case)
     clear = [case for case in cases if case.clear is not None]
@@ -90,16 +95,17 @@ def main() -> None:
     sys.exit(right < len(clear))
 
 
-def compare(name: str, targets: Sequence[str], runs: int) -> Iterator[Case]:
-    """The model on each target that has kernel costs and takes it."""
+def compare(name: str, targets: Sequence[str], runs: int, measured: bool) -> Iterator[Case]:
+    """The model on each target that takes it and, unless it is `measured`, has kernel costs."""
     samples = _samples(name)
     model = prepare(_model(name), samples, _OPTIONS)
     for target in usable_backends(targets)[0]:
         try:
-            table = _table(target)
-            speed = predict(model, registry.get(target), _OPTIONS, table).speed
-            assert speed is not None
-            yield Case(name, target, speed, measure(model, target, samples, runs))
+            table = None if measured else _table(target)
+            found = predict(model, registry.get(target), _OPTIONS, table, measure=measured)
+            said = found.speed if found.runs is None else Measured.of(found.runs)
+            if said is not None:  # else nothing runs it but a stand-in
+                yield Case(name, target, said, measure(model, target, samples, runs))
         except FxedgeError as error:
             print(f"| {name} | {target} | {str(error).splitlines()[0][:80]} | | |", flush=True)
 
