@@ -32,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -224,9 +225,16 @@ def _usual_errors(step: IntegerStep, pairs: Sequence[tuple[Tensor, Tensor]]) -> 
         if left <= 0:
             break
     every = torch.cat(errors)
-    middle = every.median(0).values
+    middle = _medians(every)
     spread = (every - middle).abs().mean(0).clamp(min=torch.finfo(every.dtype).tiny)
     return _Usual(_per_channel(step, middle), _per_channel(step, spread))
+
+
+def _medians(columns: Tensor) -> Tensor:
+    """The median of each column of [rows, columns], of two the smaller; torch's takes five times as long."""
+    middle = (len(columns) - 1) // 2
+    ranked = np.partition(columns.t().contiguous().numpy(), middle, axis=1)
+    return torch.from_numpy(ranked[:, middle].copy())
 
 
 def _unbiased_errors(step: IntegerStep, value: Tensor, given: Tensor) -> Tensor:
