@@ -51,7 +51,7 @@ def keep_freed_memory() -> bool:
 
     A network run on a batch frees and takes tensors of 100 MB and more by turns. glibc maps each anew, and the
     system zeroes it page by page: on some virtual machines that is half of the time of a compilation. Results are
-    the same to the bit. For a process of our own: it changes how every library in it allocates.
+    the same to the bit. For processes of our own: it changes how every library in it allocates.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
