@@ -50,7 +50,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep freed blocks of up to 1 GiB for the next ones, in this process; whether it can.
 
     A network run on a batch frees and takes tensors of 100 MB and more by turns. glibc maps each anew, and the
-    system zeroes it page by page: on some virtual machines that is half of the time of a compilation. Results are
+    system zeroes it page by page: on a virtual machine that was a fifth of the time of a compilation. Results are
     the same to the bit. For processes of our own: it changes how every library in it allocates.
     """
     try:

@@ -136,7 +136,7 @@ def main() -> None:
 
     Freed memory is kept, so that times do not depend on what the process did before: glibc gives the pages of
     tensors back after each run until a larger batch has taught it not to (mobilenet_v3_small on fbgemm, float over
-    int8: 1.17 in a fresh process, 0.85 in one that has run 16 samples, 0.85 in either that keeps them).
+    int8: 1.17 in a fresh process, 0.85 in one that has run 16 samples, 0.83 in either that keeps them).
     """
     keep_freed_memory()
     answers = os.fdopen(os.dup(1), "wb")

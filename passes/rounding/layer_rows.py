@@ -35,7 +35,7 @@ class LayerRows:
     def integers(self) -> Iterator[Tensor]:
         """The integers less the zero point that the weights multiply, a few samples after the other: float32
         [groups, rows, fan-in]. The rows lie next to each other in memory: products of many small groups, as of a
-        depthwise convolution, take a third of the time."""
+        depthwise convolution, take half the time."""
         groups = groups_of(self.step)
         for x, chosen in zip(self.inputs, self._chosen(), strict=True):
             for piece in self._pieces(x, len(chosen)):
