@@ -81,7 +81,12 @@ class EqualizeActivations:
             _close(gm, [gain for place in places for gain in place.gains])
             return PassResult(0, (*skipped, Skip(names, reason)))
         with ctx.progress.track("equalize activations", 2 * STEPS) as advance:
+            if self.per_tensor_weights:  # the weights of a layer that is light, but not float, count too
+                model = measure_noise(gm, channels, batches, self._options(gm, ()), ctx.seed)
             channels, left_alone = _without_idle(gm, model, channels, places, advance)
+            if self.per_tensor_weights:
+                kept = _without(places, left_alone)
+                model = measure_noise(gm, channels, batches, self._options(gm, kept), ctx.seed)
             logs = _search(model, channels, lambda step: advance(STEPS + step))
         if len(left_alone) < len(places):
             rescale(gm, channels, logs.exp(), ctx.channel_stats)
@@ -96,13 +101,7 @@ class EqualizeActivations:
         """Those of each layer; a light one between the activations of `places` will be float as they are."""
         usual = LayerOptions(weight_bits=self.weight_bits, per_tensor=self.per_tensor_weights)
         chosen = options_over(gm, usual, self.layers)
-        before, after = {place.before for place in places}, {place.after for place in places}
-        light = {
-            user: dataclasses.replace(chosen(user), quantize=False)
-            for gain in after
-            for user in gain.users
-            if is_light(user) and before.issuperset(user.users)
-        }
+        light = {node: dataclasses.replace(chosen(node), quantize=False) for node in _between(places)}
         return lambda node: light.get(node) or chosen(node)
 
     def _why_not(self, model: NoiseModel, channels: ChannelMap, before: float) -> str | None:
@@ -126,6 +125,18 @@ class _Place:
     @property
     def gains(self) -> tuple[fx.Node, fx.Node]:
         return self.before, self.after
+
+
+def _without(places: Sequence[_Place], skipped: Iterable[Skip]) -> list[_Place]:
+    names = {skip.node for skip in skipped}
+    return [place for place in places if place.activation.name not in names]
+
+
+def _between(places: Sequence[_Place]) -> set[fx.Node]:
+    """The light layers that read and are read by gains of `places` alone."""
+    before = {place.before for place in places}
+    readers = (user for place in places for user in place.after.users)
+    return {user for user in readers if is_light(user) and before.issuperset(user.users)}
 
 
 def _decibel(model: NoiseModel, noise: float) -> str:

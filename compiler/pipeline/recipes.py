@@ -36,6 +36,10 @@ from .options import CompileOptions
 PERCENTILE, NOISE, MINMAX = CollectorMethod("percentile"), CollectorMethod("noise"), CollectorMethod("minmax")
 FAST, DATA_FREE, BEST = "fast", "data-free", "best"
 
+# Noise at the outputs below which ranges are not split, by whether a weight has one scale: what activations leave
+# above it the float budget makes up for; what weights leave, nothing does.
+_SPLIT_FLOORS = {False: 0.01, True: 0.001}
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -75,7 +79,7 @@ def _default(options: CompileOptions) -> Recipe:
             SmoothActivations(norms_only=True),
             EqualizeLayers(**equalizing, clamp="pinned"),
             EqualizeActivations(**equalizing),
-            SplitRanges(options.per_tensor_weights),
+            SplitRanges(options.per_tensor_weights, floor=_SPLIT_FLOORS[options.per_tensor_weights]),
             SplitOutliers(**_splitting(options, 0.0)),
         ),
         integers=(

@@ -238,6 +238,28 @@ def test_a_light_layer_between_activations_needs_no_gains() -> None:
     assert list(plan.ops) == ["conv2d", "conv2d_2"]
 
 
+def test_a_layer_is_not_light_beside_an_activation_without_gains() -> None:
+    """The depthwise layer evens out what it reads, so the activation behind it needs no gains: the layer runs on
+    integers, and its rows share one scale, for which the gains before it must be chosen."""
+    model = Calls(
+        lambda m, x: m.u.b(F.silu(m.d(F.silu(m.u.a(x))))), u=_uneven(), d=nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    )
+    with torch.no_grad():
+        model.u.a.weight.copy_(model.u.a.weight[-1:] / APART[-1] * APART)  # type: ignore[union-attr, operator]
+        model.u.a.bias.zero_()  # type: ignore[union-attr, operator]
+        model.d.weight.copy_(model.d.weight[:1] / APART)  # type: ignore[union-attr, operator]
+        model.d.bias.zero_()  # type: ignore[union-attr, operator]
+        model.u.b.weight.fill_(0.3)  # type: ignore[union-attr, operator]
+    gm = _captured(model)
+    result = _run(gm, EqualizeActivations(per_tensor_weights=True, goal=60.0))
+    assert [skip.node for skip in result.skipped if "saves little" in skip.reason] == ["silu_1"]
+    annotate(gm)
+    plan = plan_quantization(gm, registry.get("onnx").spec)
+    assert "conv2d_1" in plan.ops
+    rows = get_constant(gm, "d.weight").abs().amax((1, 2, 3))
+    assert rows.max() / rows.min() < 10  # 2000 and more before
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), length=st.integers(1, 14), per_tensor=st.booleans())
 def test_random_nets_keep_their_function(seed: int, length: int, per_tensor: bool) -> None:
