@@ -145,7 +145,8 @@ BITS = Flag(
 )
 SAMPLES = Flag(Annotated[int, typer.Option(metavar="N", min=1, help="Calibration samples to measure on.")], 32)
 MEASURE = Flag(
-    Annotated[bool, typer.Option("--measure", help="Also run the artifacts, some seconds for each target.")], False
+    Annotated[bool, typer.Option("--measure/--no-measure", help="Also run what was made: seconds a target.")],
+    True,
 )
 
 # `bench` has most of its flags to itself.

@@ -62,8 +62,8 @@ class Measured:
         return "slower" if high < 1 and value <= 1 - MARGIN else "about the same"
 
 
-def run_predict(config: CompileConfig, measure: bool = False) -> Predictions:
-    """Predict for the targets of `config`; with `measure`, run them.
+def run_predict(config: CompileConfig, measure: bool = True) -> Predictions:
+    """Predict for the targets of `config`; with `measure`, run what was made.
 
     Raises:
         FxedgeError: the model cannot be used; of a single target, that it cannot take the model.

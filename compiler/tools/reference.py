@@ -72,6 +72,8 @@ def _default(param: Any) -> str | None:
     """A default that the help text does not say; None of flags that are off, and of what was not given."""
     if param.default is None or param.default is False or callable(param.default):
         return None
+    if param.default is True:
+        return str(param.opts[0])
     return f"{param.default:g}" if isinstance(param.default, float) else str(param.default)
 
 

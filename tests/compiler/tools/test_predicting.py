@@ -31,7 +31,7 @@ def test_a_verdict_needs_the_whole_interval(int8: list[float], floats: list[floa
 
 
 def test_without_costs_it_tells_where_to_get_them(fxedge: Callable, given: list[str]) -> None:
-    status, out, err = fxedge(*given, "--target", "onnx")
+    status, out, err = fxedge(*given, "--target", "onnx", "--no-measure")
     head, row, _, floats, speed = out.splitlines()
     assert (status, err, head.split()[-3:]) == (0, "", ["int8", "will", "be"])
     assert row.split() == ["onnx", "3", "0", "0", "-", "-"]
@@ -43,7 +43,7 @@ def test_without_costs_it_tells_where_to_get_them(fxedge: Callable, given: list[
 
 
 def test_measured_instead(fxedge: Callable, given: list[str]) -> None:
-    status, out, err = fxedge(*given, "--target", "onnx,tensorrt", "--measure")
+    status, out, err = fxedge(*given, "--target", "onnx,tensorrt")
     head, measured, not_here, *rest = out.splitlines()
     assert (status, err) == (0, "")
     assert head.split()[-6:] == ["float", "→", "int8", "int8", "will", "be"]
@@ -58,7 +58,7 @@ def test_measured_instead(fxedge: Callable, given: list[str]) -> None:
 
 
 def test_as_json(fxedge: Callable, given: list[str]) -> None:
-    targets = json.loads(fxedge(*given, "--target", "onnx,tensorrt", "--measure", "--json")[1])["targets"]
+    targets = json.loads(fxedge(*given, "--target", "onnx,tensorrt", "--json")[1])["targets"]
     found = targets["onnx"]["measured"]
     assert found.keys() == {"int8_seconds", "float_seconds", "pairs", "ratio", "low", "high", "verdict"}
     assert found["low"] <= found["ratio"] <= found["high"]

@@ -43,6 +43,7 @@ def test_arguments_flags_and_defaults() -> None:
         files: Annotated[list[str], typer.Argument(metavar="FILE", help="What to mix.")],
         speed: Annotated[float, typer.Option(metavar="A|B", help="How\nfast.")] = 2.0,
         gently: Annotated[bool, typer.Option("--gently/--wildly", "-g", help="With care.")] = False,
+        cold: Annotated[bool, typer.Option("--cold/--warm", help="How cold.")] = True,
         bowl: Annotated[str | None, typer.Option(metavar="NAME", help="Which.")] = None,
     ) -> None:
         """Mix.
@@ -77,6 +78,7 @@ def test_arguments_flags_and_defaults() -> None:
         | `FILE` | What to mix. |
         | `--speed A\\|B` | How fast. Default: 2. |
         | `--gently, -g, --wildly` | With care. |
+        | `--cold, --warm` | How cold. Default: --cold. |
         | `--bowl NAME` | Which. |
 
         ## fxedge rest
