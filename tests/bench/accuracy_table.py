@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import weight_bits
-from bench.rows import BITS_ROWS, ISA_ROWS, ROWS, BitsRow, IsaRow, Row
+from bench.rows import AVX2_ROWS, BITS_ROWS, ISA_ROWS, ROWS, BitsRow, IsaRow, Row
 from bench.workshop import Workshop, put_table
 from real.bootstrap import (
     Estimate,
@@ -35,7 +35,7 @@ from real.bootstrap import (
     statistic_of,
 )
 
-NAMES = tuple(row.name for row in (*ROWS, *ISA_ROWS, *BITS_ROWS))
+NAMES = tuple(row.name for row in (*ROWS, *AVX2_ROWS, *ISA_ROWS, *BITS_ROWS))
 _EMULATED = 8  # images
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         keep = args.keep or Path(folder)
         keep.mkdir(parents=True, exist_ok=True)
-        for name, (rows, table) in _TABLES.items():
+        for name, (rows, table) in TABLES.items():
             if wanted := [row for row in rows if row.name in (args.rows or NAMES)]:
                 text = table(Workshop(keep, args.limit, args.threads), wanted)
                 print(f"{text}\n", flush=True)
@@ -101,7 +101,7 @@ def score(
 
 
 def rows_table(workshop: Workshop, rows: Sequence[Row]) -> str:
-    """The first table."""
+    """The first table, and that of processors without VNNI."""
     lines = [_tried(row_line, workshop, row, target) for row in rows for target in row.targets]
     return workshop.table(_HEAD, lines)
 
@@ -208,8 +208,9 @@ def _splitting(line: Mapping[str, Any]) -> Iterator[str]:
 
 
 # Markers in the document -> rows, and what makes their table.
-_TABLES: dict[str, tuple[Sequence[Any], Callable[[Workshop, Sequence[Any]], str]]] = {
+TABLES: dict[str, tuple[Sequence[Any], Callable[[Workshop, Sequence[Any]], str]]] = {
     "rows": (ROWS, rows_table),
+    "rows-avx2": (AVX2_ROWS, rows_table),
     "isa": (ISA_ROWS, isa_table),
     "weight-bits": ([row for row in BITS_ROWS if not row.per_tensor], bits_table),
     "weight-bits-tensor": ([row for row in BITS_ROWS if row.per_tensor], bits_table),

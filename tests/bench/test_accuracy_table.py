@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from bench.accuracy_table import NAMES, score
-from bench.rows import ISA_ROWS, ROWS, Row
+from bench.accuracy_table import NAMES, TABLES, score
+from bench.rows import AVX2_ROWS, ISA_ROWS, ROWS, Row
 from bench.workshop import replace_table
 from fxedge.backends import registry
 from fxedge.compiler.pipeline.recipes import RECIPES
@@ -24,7 +24,7 @@ def test_rows_have_names_of_their_own() -> None:
     assert len(set(NAMES)) == len(NAMES)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [*ROWS, *AVX2_ROWS], ids=lambda row: row.name)
 def test_each_row_can_be_compiled_and_judged(row: Row) -> None:
     assert row.net in JUDGED
     assert row.recipe in RECIPES
@@ -102,6 +102,6 @@ def test_tables_go_between_their_markers() -> None:
 
 def test_the_document_has_every_table() -> None:
     document = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
-    assert re.findall(r"<!-- (\S+):begin -->", document) == ["rows", "isa", "weight-bits", "weight-bits-tensor"]
-    for name in ("rows", "isa", "weight-bits", "weight-bits-tensor"):
+    assert re.findall(r"<!-- (\S+):begin -->", document) == list(TABLES)
+    for name in TABLES:
         assert "new" in replace_table(document, name, "new")
