@@ -6,7 +6,7 @@ moves all times by some per cent, so that a difference counts only beyond a marg
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,12 @@ def compare(old: BenchRecord, new: BenchRecord, *, margin: float = 0.05, force: 
     common = [key for key in after if key in before]
     if not common:
         raise InputError("The two runs share no artifact: no model, target, threads and batch are in both.")
+    changes = tuple(_change(before[key], after[key], margin) for key in common)
     return Comparison(
-        tuple(_change(before[key], after[key], margin) for key in common),
+        changes,
         tuple(_name(key) for key in before if key not in after),
         tuple(_name(key) for key in after if key not in before),
-        (*differences, *_notes(old, new)),
+        (*differences, *_notes(old, new, changes)),
     )
 
 
@@ -115,22 +116,19 @@ def _machine_differences(old: BenchRecord, new: BenchRecord) -> Iterator[str]:
             yield f"{name} {before}, now {after}"
 
 
-def _notes(old: BenchRecord, new: BenchRecord) -> Iterator[str]:
+def _notes(old: BenchRecord, new: BenchRecord, changes: Sequence[Change]) -> Iterator[str]:
     for record, which in ((old, "old"), (new, "new")):
         machine = record.machine
         if machine.load is not None and machine.load > machine.cores:
             yield f"the {which} run met a load of {machine.load} on {plural(machine.cores, 'core')}"
-    before, after = _versions(old), _versions(new)
-    for library in sorted(before.keys() & after.keys()):
-        if before[library] != after[library]:
-            yield f"{library} {before[library]}, now {after[library]}"
+    own = [_other_versions({"fxedge": old.fxedge} | old.libraries, {"fxedge": new.fxedge} | new.libraries)]
+    own += [_other_versions(change.old.versions, change.new.versions) for change in changes]
+    yield from sorted(set().union(*own))
 
 
-def _versions(record: BenchRecord) -> dict[str, str]:
-    found = {"fxedge": record.fxedge} | record.libraries
-    for entry in record.results:
-        found |= entry.versions
-    return found
+def _other_versions(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
+    both = before.keys() & after.keys()
+    return {f"{name} {before[name]}, now {after[name]}" for name in both if before[name] != after[name]}
 
 
 def print_comparison(console: Console, found: Comparison) -> None:

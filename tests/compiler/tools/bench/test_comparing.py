@@ -64,6 +64,12 @@ def test_versions_and_load_are_notes():
     assert found.notes == ("the new run met a load of 9.0 on 4 cores", "onnxruntime 1.0, now 2.0")
 
 
+def test_versions_are_those_of_the_same_artifact():
+    """Two runtimes may mean other things by a name: an ONNX file's opset depends on the target."""
+    old = record(result(versions={"opset": "20"}), result(target="openvino", versions={"opset": "21"}))
+    assert compare(old, record(result(versions={"opset": "20"}))).notes == ()
+
+
 def test_nothing_in_common():
     with pytest.raises(InputError) as caught:
         compare(record(result()), record(result(model="other")))
