@@ -28,12 +28,15 @@ _DEAREST = 4
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """By target; `failures` are of targets that cannot take the model, `skipped` those that cannot run here."""
+    """By target; `failures` are of targets that cannot take the model, `skipped` those that cannot run here, and
+    `uncosted` those whose kernel costs on `threads` are not known."""
 
     model: str
     found: dict[str, Prediction]
     failures: dict[str, FxedgeError]
     skipped: dict[str, str]
+    uncosted: tuple[str, ...]
+    threads: int
 
     @property
     def status(self) -> int:
@@ -69,16 +72,19 @@ def run_predict(config: CompileConfig, measure: bool = True) -> Predictions:
         FxedgeError: the model cannot be used; of a single target, that it cannot take the model.
     """
     targets, skipped = choose_targets(config.target)
+    threads = config.threads or 1
     name, model, examples, _ = load_examples(config)
     options = config.options()
     progress = make_progress(quiet=config.quiet)
     with progress.track("capture and passes"):
         prepared = prepare(model, examples, options)
-    found, failures = {}, {}
+    found, failures, uncosted = {}, {}, list[str]()
     with progress.track("predict", len(targets)) as advance:
         for done, target in enumerate(targets):
             backend = registry.get(target)
-            table, reason = _table(target, config.threads or 1)
+            table, reason = _table(target, threads)
+            if table is None and backend.spec.own_runtime:
+                uncosted.append(target)
             try:
                 found[target] = predict(prepared, backend, options, table, reason, measure)
             except FxedgeError as error:
@@ -86,7 +92,7 @@ def run_predict(config: CompileConfig, measure: bool = True) -> Predictions:
             advance(done + 1)
     if not found:
         raise next(iter(failures.values()))
-    return Predictions(name, found, failures, skipped)
+    return Predictions(name, found, failures, skipped, tuple(uncosted), threads)
 
 
 def _table(target: str, threads: int) -> tuple[TargetTable | None, str | None]:
@@ -116,7 +122,10 @@ def print_predictions(console: Console, predictions: Predictions) -> None:
     print_table(console, table)
     for name, found in predictions.found.items():
         console.print()
-        _print_details(console, name, found, measured.get(name))
+        _print_details(console, name, found, measured.get(name), known=name not in predictions.uncosted)
+    if without := ",".join(name for name in predictions.uncosted if name in measured):
+        command = f"fxedge bench --calibrate-machine --target {without} --threads {predictions.threads}"
+        console.print(f"\nnote: which kernels gain and which lose is told after {command}", soft_wrap=True)
     for name, reason in predictions.skipped.items():
         console.print(f"skipped {name}: {reason}", soft_wrap=True)
     for name, error in predictions.failures.items():
@@ -143,16 +152,18 @@ def _measured_cell(measured: Measured | None) -> str:
     return f"{times}, {measured.ratio.format()}"
 
 
-def _print_details(console: Console, name: str, found: Prediction, measured: Measured | None) -> None:
+def _print_details(
+    console: Console, name: str, found: Prediction, measured: Measured | None, *, known: bool
+) -> None:
     reasons = group_reasons((skip.node, skip.reason) for skip in found.floats)
     console.print(f"{name} runs {plural(len(found.floats), 'op')} in float" + (":" if reasons else ""))
     for reason, nodes in reasons.items():
         console.print(f"  {len(nodes)} × {reason}: {first_few(nodes)}", soft_wrap=True)
     for note in found.notes:
         console.print(f"  {note}", soft_wrap=True)
-    if found.speed is None:
+    if found.speed is None and (known or measured is None):
         console.print(f"  no prediction of speed: {found.no_speed}", soft_wrap=True)
-    else:
+    elif found.speed is not None:
         dearest = ", ".join(
             f"{part.kind} {1e3 * part.int8_seconds:.2f} ms" for part in found.speed.parts[:_DEAREST]
         )

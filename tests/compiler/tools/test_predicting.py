@@ -53,6 +53,12 @@ def test_measured_instead(fxedge: Callable, given: list[str]) -> None:
     assert measured.endswith(("faster", "slower", "about the same"))
     assert not_here.split()[4:] == ["-", "-", "-"]
     assert "  no prediction of speed: what runs it here only stands in for its runtime" in rest
+    assert not any("no kernel costs" in line for line in rest)
+    assert rest[-2:] == [
+        "",
+        "note: which kernels gain and which lose is told after fxedge bench --calibrate-machine --target onnx "
+        "--threads 1",
+    ]
     warned = "  warning: int8 will not be faster on onnx; that was measured" in rest
     assert warned == (not measured.endswith("faster"))
 
