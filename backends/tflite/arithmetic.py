@@ -7,7 +7,8 @@ Settled against LiteRT 2.3 on x86-64 VNNI, activations int8 affine [-128, 127], 
   even, bias int32 of scale s_x * s_w.
 * ADD, SUB, MUL, LEAKY_RELU, QUANTIZE, LOGISTIC, TANH: as `backends/xnnpack` has them; GELU is a table too, in
   TFLite's own kernel.
-* MEAN: `rint(f32(sum) * (f32(s_x / s_y) / count) + z_y)`: the zero point is added before rounding.
+* MEAN: `rint(f32(sum) * m + (z_y - f32(z_x * count) * m))` of the integers as they are, m = `f32(s_x / s_y) *
+  f32(1 / count)`, each operation rounded to float32: what centers the sum is rounded before the result is.
 * AVERAGE_POOL_2D (TFLite's own kernel): the sum of the integers over the count, halves away from zero.
 * Everything that moves, selects or bounds elements: the integers themselves.
 * Hard-sigmoid is ADD of 3 with a result that saturates at 0 and 6, then MUL by 1/6; hard-swish and SiLU are MUL of
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...compiler.quant.arithmetic import Kernel, KernelCall, accumulate_matmul, centered
+from ...compiler.quant.arithmetic import Kernel, KernelCall, accumulate_matmul
 from ...compiler.quant.kernels import (
     LayerKernels,
     as_integer,
@@ -84,13 +85,13 @@ def mul(call: KernelCall) -> Tensor:
 
 def mean(call: KernelCall) -> Tensor:
     """MEAN over the axes `dim`, or of adaptive_avg_pool(…, 1) over every axis from 2 on."""
-    x, attrs = centered(call), call.attrs
+    x, attrs, out = call.inputs[0], call.attrs, call.out_qparams
     axes = [axis % x.ndim for axis in attrs["dim"]] if "dim" in attrs else list(range(2, x.ndim))
-    count = torch.tensor(float(math.prod(x.shape[axis] for axis in axes)))
-    total = x.sum(axes, keepdim=attrs.get("keepdim", True), dtype=torch.int64)
-    multiplier = call.in_qparams[0].scale_tensor() / call.out_qparams.scale_tensor() / count
-    scaled = torch.round(total.float() * multiplier + call.out_qparams.zero_point[0])
-    return scaled.clamp(*call.clamp).to(call.out_qparams.dtype)
+    count = math.prod(x.shape[axis] for axis in axes)
+    total = x.sum(axes, keepdim=attrs.get("keepdim", True), dtype=torch.int64).float()
+    multiplier = call.in_qparams[0].scale_tensor() / out.scale_tensor() * torch.tensor(1.0).div(count)
+    centering = out.zero_point[0] - torch.tensor(float(call.in_qparams[0].zero_point[0] * count)) * multiplier
+    return torch.round(total * multiplier + centering).clamp(*call.clamp).to(out.dtype)
 
 
 def average_pool(call: KernelCall) -> Tensor:

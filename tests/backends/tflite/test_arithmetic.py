@@ -273,6 +273,28 @@ def test_mean_is_exact(size: tuple[int, ...], scales: tuple[float, float], tmp_p
     assert_equal(found, expected)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_mean_is_exact_where_it_lies_next_to_a_tie(seed: int, tmp_path: Path) -> None:
+    """Sums whose mean is half an integer but for what float32 leaves: there the order of operations shows."""
+    generator = torch.Generator().manual_seed(seed)
+    size = [(14, 14), (7, 7), (28, 28), (12, 9)][seed % 4]
+    count, (low, high) = size[0] * size[1], (-100, 100)
+    zero_x, zero_y, half = (int(torch.randint(low, high, (1,), generator=generator)) for _ in range(3))
+    total = int(torch.randint(1, 4 * count, (1,), generator=generator))
+    scale = float(torch.rand(1, generator=generator)) * 0.2 + 0.005
+    x_qp, y_qp = int8(scale, zero_x), int8(scale * total / (count * (abs(half) % 40 + 0.5)), zero_y)
+    sums = torch.tensor([sign * times * total for times in (1, 3, 5, 7) for sign in (1, -1)]) + zero_x * count
+    x = sums // count + (torch.arange(count)[:, None] < sums % count)
+    x = x.clamp(-128, 127).to(torch.int32).reshape(1, *size, len(sums))
+    found = deployed(
+        lambda w, s: w.op("MEAN", [s, w.ints([1, 2])], (1, len(sums)), qparams=y_qp, keepDims=False),
+        [(x, x_qp)],
+        tmp_path,
+    )
+    expected = arithmetic.mean(call([x.permute(0, 3, 1, 2)], [x_qp], y_qp, dim=[2, 3], keepdim=False))
+    assert_equal(found, expected)
+
+
 @pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 1), (3, 2)])
 def test_average_pool_is_exact(kernel: int, stride: int, tmp_path: Path) -> None:
     x, qp = integers(6, (2, 9, 9, 20)), int8(0.03, -7)
