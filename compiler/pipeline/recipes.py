@@ -50,7 +50,7 @@ class Recipe:
     integers: tuple[Pass, ...] = ()
     calibration: CollectorMethod = PERCENTILE
     float_budget: float = 0.0
-    float_goal: float = 16.0  # dB of signal over the noise of rounding at which nothing more is spent
+    float_goal: float = 20.0  # dB of signal over the noise of rounding at which nothing more is spent
 
 
 def _fast(options: CompileOptions) -> Recipe:

@@ -20,19 +20,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ..ir.channelwise import Interval
 from .calibrate import CalibrationStats, RangeKey, range_key, useful_ranges
-from .output_noise import Tape, output_parts, signal_power
+from .output_noise import Tape
 from .plan import Group, Plan
-from .qparams import QParams, QSpec, choose_qparams, fake_quantize
-from .value_noise import rounded, rounding_parameters
+from .qparams import QSpec, choose_qparams, fake_quantize
+from .value_noise import RoundedGraph, noise_over_signal, rounded, rounding_parameters
 
 _FRACTIONS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35)  # of the end that was found without a search
 _USUAL = _FRACTIONS.index(1.0)
@@ -74,7 +73,7 @@ def search_ranges(
             advance(samples)
     found = {key: search.best() for key, search in searches.items()}
     searched = dataclasses.replace(stats, ranges={**stats.ranges, **found})
-    exact = [_Forward(gm, {}).parts(batch) for batch in judged]
+    exact = [RoundedGraph(gm, {}).parts(batch) for batch in judged]
     noise = functools.partial(_noise, gm, judged, exact)
     worse = [plan for plan in plans if not noise(plan, searched) < noise(plan, stats)]
     usual = {range_key(group) for plan in worse for group in plan.groups}
@@ -148,35 +147,5 @@ def _noise(
     stats: CalibrationStats,
 ) -> float:
     """Noise over signal at the outputs with all activations of `plan` rounded; `exact` are the float ones."""
-    rounding, noise = _Forward(gm, rounding_parameters(gm, plan, stats)), 0.0
-    for batch, parts in zip(judged, exact, strict=True):
-        for wanted, given in zip(parts, rounding.parts(batch), strict=True):
-            if power := signal_power(wanted):
-                noise += float((given - wanted).double().square().sum()) / power
-    return noise
-
-
-class _Forward(fx.Interpreter):
-    """Runs a graph with some of its values rounded."""
-
-    def __init__(self, gm: fx.GraphModule, parameters: Mapping[str, QParams]) -> None:
-        super().__init__(gm)
-        self.extra_traceback = False
-        self._parameters = parameters
-        self._shown = frozenset(output_parts(gm))
-        self._parts: list[Tensor] = []
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if (qp := self._parameters.get(n.name)) is not None:
-            result = fake_quantize(result, qp)
-        if n in self._shown and isinstance(result, Tensor) and result.is_floating_point():
-            self._parts.append(result)
-        return result
-
-    def parts(self, batch: Batch) -> list[Tensor]:
-        """What the outputs are made of."""
-        self._parts = []
-        with torch.no_grad():
-            self.run(*batch)
-        return self._parts
+    rounding = RoundedGraph(gm, rounding_parameters(gm, plan, stats))
+    return sum(noise_over_signal(parts, rounding.parts(batch)) for batch, parts in zip(judged, exact, strict=True))

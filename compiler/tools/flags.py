@@ -88,8 +88,8 @@ FLAGS: Mapping[str, Flag] = {
     "float_budget": _option(
         float,
         metavar="X",
-        help="Share of the multiplications that may run in float where int8 would ruin the outputs. "
-        "Default: 0.1, with best 0.2, with fast and data-free 0.",
+        help="Share of the multiplications that may run in float where int8 would ruin the outputs, beyond what "
+        "float saves at activations. Default: 0.1, with best 0.2, with fast and data-free 0.",
     ),
     "isa": _option(
         str,
