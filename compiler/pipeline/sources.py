@@ -149,7 +149,16 @@ def _forget_neighbours(keep: str) -> None:
 def _describe(error: BaseException, path: Path, doing: str) -> str:
     text = str(error).replace("\n", " ").strip()
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{path}{_line(error, path)}: {doing} raised {what}"
+    return f"{path}{_line(error, path)}: {doing} raised {what}{_advice(error)}"
+
+
+def _advice(error: BaseException) -> str:
+    if isinstance(error, ImportError) and "no known parent package" in str(error):
+        return (
+            "; a file runs on its own, with its folder on sys.path: import neighbours by their names, "
+            "or name a file that imports the package"
+        )
+    return ""
 
 
 def _line(error: BaseException, path: Path) -> str:

@@ -74,6 +74,16 @@ def test_a_failed_import_leaves_nothing_behind(tmp_path: Path):
     assert set(sys.modules) == modules_before
 
 
+def test_a_relative_import_is_told_what_to_write_instead(tmp_path: Path):
+    write(tmp_path / "neighbour_fx.py", "VALUE = 1\n")
+    path = write(tmp_path / "m.py", "from .neighbour_fx import VALUE\n")
+    assert failure(f"{path}:factory") == (
+        f"{path}, line 1: importing it raised ImportError: attempted relative import with no known parent "
+        "package; a file runs on its own, with its folder on sys.path: import neighbours by their names, "
+        "or name a file that imports the package"
+    )
+
+
 def test_installed_packages_below_the_folder_are_no_neighbours(tmp_path: Path):
     write(tmp_path / "site-packages" / "dep_fx.py", "VALUE = 5\n")
     text = f"import sys\nsys.path.append({str(tmp_path / 'site-packages')!r})\nimport dep_fx\nsys.path.pop()\n"
