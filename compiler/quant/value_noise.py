@@ -11,6 +11,7 @@ before a hardswish is up to 12 dB less than what is measured: it is as wide as w
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -145,7 +146,7 @@ class _Values:
                 result = self._values[node.name]
                 if not changed.keys().isdisjoint(node.all_input_nodes):
                     now = {source.name: changed[source] for source in node.all_input_nodes if source in changed}
-                    result = run_node(self._gm, node, self._values | now)
+                    result = run_node(self._gm, node, ChainMap(now, self._values))
                 if (qp := rounding.get(node.name)) is not None:
                     result = fake_quantize(result, qp)
                 if result is not self._values[node.name]:
