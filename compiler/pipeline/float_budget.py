@@ -7,7 +7,7 @@ the goal or the budget is spent. Nets that quantize well are left alone.
 A value is free of rounding if what makes it and what reads it run in float. That costs their multiplications, as
 a share of the whole graph's, less what float saves: a hardswish, SiLU or GELU that no kernel takes in is a pass
 over its values of its own, and on integers one with conversions or a table. So a layer of few products before one
-costs nothing: mobilenet_v3_small (AVX2) is faster with its stem in float, on every runtime.
+costs nothing (mobilenet_v3_small: docs/runtimes.md, "The head in float").
 """
 
 from __future__ import annotations
@@ -121,10 +121,11 @@ def spend_float_budget(
     noise = value_noise(gm, plan, stats, few, advance=advance)
     total = sum(multiplications(gm, node) for node in gm.graph.nodes if node.target in OPS) or 1.0
     limits = budget * total, enough * sum(noise.values()) / before
+    calls, costs = {group: _calls(plan, group) for group in plan.groups}, _costs(gm, plan)
     tried = [FloatBudget({}, 0.0, before, before)]
     for order, least in itertools.product((_by_ratio, _by_gain), _LEAST_SHARES):
-        reasons, spent = _spend(plan, noise, _costs(gm, plan), limits, order, least)
-        after = noise_together(gm, _still_rounded(plan, parameters, reasons), few)
+        reasons, spent = _spend(noise, calls, costs, limits, order, least)
+        after = noise_together(gm, _still_rounded(calls, parameters, reasons), few)
         tried.append(FloatBudget(reasons, spent / total, before, after))
     within = [found for found in tried if found.after <= enough]
     return min(within, key=lambda found: found.share) if within else min(tried, key=lambda found: found.after)
@@ -139,10 +140,10 @@ def _costs(gm: fx.GraphModule, plan: Plan) -> dict[str, float]:
 
 
 def _still_rounded(
-    plan: Plan, parameters: Mapping[str, QParams], reasons: Mapping[str, str]
+    calls: Mapping[Group, Sequence[str]], parameters: Mapping[str, QParams], reasons: Mapping[str, str]
 ) -> dict[str, QParams]:
-    """Those of the values that an op reads or gives on integers."""
-    kept = [group for group in plan.groups if not all(name in reasons for name in _calls(plan, group))]
+    """Those of the values that an op reads or gives on integers; `calls` are all that do, by group."""
+    kept = [group for group, names in calls.items() if not reasons.keys() >= set(names)]
     return {name: parameters[name] for group in kept for name in group.members if name in parameters}
 
 
@@ -155,8 +156,8 @@ def _by_gain(gain: float, price: float) -> float:
 
 
 def _spend(
-    plan: Plan,
     by_group: Mapping[Group, float],
+    calls: Mapping[Group, Sequence[str]],
     costs: Mapping[str, float],
     limits: tuple[float, float],
     order: Callable[[float, float], float],
@@ -170,7 +171,7 @@ def _spend(
         prices = {
             group: price
             for group, gain in noise.items()
-            if gain >= least * left and spent + (price := _price(plan, group, costs, reasons)) <= budget
+            if gain >= least * left and spent + (price := _price(calls[group], costs, reasons)) <= budget
         }
         if not prices:
             break
@@ -178,7 +179,7 @@ def _spend(
         gain = noise.pop(group)
         left, spent = max(left - gain, 0.0), spent + prices[group]
         text = f"kept float: rounding {group.members[0]} alone would leave the outputs {_decibel(gain)} dB"
-        for name in _calls(plan, group):
+        for name in calls[group]:
             reasons.setdefault(name, text)
     return reasons, spent
 
@@ -188,8 +189,8 @@ def _decibel(noise: float) -> str:
     return f"{-10 * math.log10(max(noise, 1e-12)):.1f}"
 
 
-def _price(plan: Plan, group: Group, costs: Mapping[str, float], paid: Mapping[str, str]) -> float:
-    return max(sum(costs[name] for name in _calls(plan, group) if name not in paid), 0.0)
+def _price(calls: Sequence[str], costs: Mapping[str, float], paid: Mapping[str, str]) -> float:
+    return max(sum(costs[name] for name in calls if name not in paid), 0.0)
 
 
 def _calls(plan: Plan, group: Group) -> list[str]:

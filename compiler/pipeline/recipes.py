@@ -3,7 +3,7 @@
 `floats` run once, on the float graph that all targets share; `integers` for each target on its quantized graph.
 
 * `fast`: what every int8 compiler does.
-* `default`: adds what is safe to leave on, in two to three times the time.
+* `default`: adds what is safe to leave on, in about twice the time.
 * `data-free`: the same on synthetic images, for models that come without data.
 * `best`: adds what takes minutes, and keeps of it what helps on held-out samples (see `best.py`).
 """

@@ -1,10 +1,12 @@
 import dataclasses
+import math
 
 import pytest
 import torch
 from fxedge.backends import registry
 from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.float_budget import (
+    FloatBudget,
     Relieved,
     multiplications,
     spend_float_budget,
@@ -50,12 +52,19 @@ def spent(model: FloatModel, options: CompileOptions = FAST) -> Relieved:
     return within_budget(model, SPEC, plans["onnx"], stats, options)
 
 
-def sqnr(model: FloatModel, found: Relieved, options: CompileOptions = FAST) -> float:
-    program = lower(model, SPEC, found.plan, found.stats, options).program
+def spent_directly(module: nn.Module, budget: float, goal: float) -> FloatBudget:
+    model = prepared(module)
+    plans = plan_targets(model, [SPEC], FAST)
+    stats = collect(model, plans, [(X,)], FAST)
+    return spend_float_budget(model.gm, plans["onnx"], stats, [(X[:8],)], budget, goal)
+
+
+def sqnr(model: FloatModel, found: Relieved, x: Tensor = X) -> float:
+    program = lower(model, SPEC, found.plan, found.stats, FAST).program
     with torch.no_grad():
-        wanted = model.gm(X)
-        got = next(iter(simulate(program, (X,)).outputs.values()))
-    varies = (wanted - wanted.mean(0)).square().sum()
+        wanted = model.gm(x)
+        got = next(iter(simulate(program, (x,)).outputs.values()))
+    varies = (wanted - wanted.mean(0)).square().sum() * len(x) / (len(x) - 1)
     return float(10 * torch.log10(varies / (got - wanted).square().sum()))
 
 
@@ -77,6 +86,7 @@ def test_the_prediction_is_what_comes_of_it():
     found = spent(model)
     assert found.budget is not None
     assert found.budget.after <= 10**-2 < found.budget.before
+    assert sqnr(model, found, X[:8]) == pytest.approx(-10 * math.log10(found.budget.after), abs=1.0)
     (note,) = found.notes()
     assert note.startswith(
         f"{len(found.budget.reasons)} ops stay float, for {found.budget.share:.1%} of the multiplications beyond "
@@ -91,10 +101,7 @@ def test_a_net_that_quantizes_well_is_left_alone():
 
 @pytest.mark.parametrize("budget", [0.01, 0.05, 0.2, 0.5])
 def test_the_budget_is_kept(budget: float):
-    model = prepared(Uneven(ratio=1e5))
-    plans = plan_targets(model, [SPEC], FAST)
-    stats = collect(model, plans, [(X,)], FAST)
-    found = spend_float_budget(model.gm, plans["onnx"], stats, [(X[:8],)], budget, 16.0)
+    found = spent_directly(Uneven(ratio=1e5), budget, goal=16.0)
     assert found.share <= budget
     assert found.after <= found.before
 
@@ -133,10 +140,7 @@ class Light(nn.Module):
 )
 def test_few_products_before_an_activation_that_no_kernel_takes_in_cost_nothing(activation, kept: list[str]):
     """Beyond 24 for each element they do (27 here, 72 in the other layer), so 2 % of all will do."""
-    model = prepared(Light(activation))
-    plans = plan_targets(model, [SPEC], FAST)
-    stats = collect(model, plans, [(X,)], FAST)
-    found = spend_float_budget(model.gm, plans["onnx"], stats, [(X[:8],)], 0.02, 60.0)
+    found = spent_directly(Light(activation), 0.02, goal=60.0)
     assert list(found.reasons) == kept
     assert found.share == pytest.approx((27 - 24) * 800 / (27 * 800 + 72 * 2048) if kept else 0.0)
 
