@@ -24,7 +24,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.workshop import Workshop, put_table
 from fxedge.backends import registry
 from fxedge.compiler.quant.isa import SAFE, native_isa
-from real.bootstrap import Statistic, difference, draws_for, estimate, over_all, share_equal, statistic_of
+from real.bootstrap import (
+    Statistic,
+    difference,
+    draws_for,
+    estimate,
+    over_all,
+    share_equal,
+    spread_by_chance,
+    statistic_of,
+)
 from real.judged import JUDGED
 from real.measuring import Setting
 
@@ -155,7 +164,7 @@ def _notes(workshop: Workshop, net: str, found: dict[str, dict[str, Any]]) -> It
         float_figure = over_all(exact, images)
     goal, spread = GOALS[metric], max(figures.values()) - min(figures.values())
     verdict = "reached" if spread <= goal + 1e-9 else "**missed**"
-    said = f" (at most {goal:g}: {verdict})" if metric == "top-1" else ""
+    said = f" (at most {goal:g}: {verdict}; {_by_chance(workshop, net, found)})" if metric == "top-1" else ""
     yield f"{net}: float {metric} {float_figure:.1f}; spread between runtimes {spread:.1f}{said}"
     if metric != "top-1":
         short = [f"{target} {figure:.1f}" for target, figure in figures.items() if figure < float_figure - goal]
@@ -169,6 +178,16 @@ def _notes(workshop: Workshop, net: str, found: dict[str, dict[str, Any]]) -> It
         if reasons := Counter(_kind(reason) for _, reason in one["checked"]["floats"]):
             text = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
             yield f"{net} on {target}, in float: {text}"
+
+
+def _by_chance(workshop: Workshop, net: str, found: dict[str, dict[str, Any]]) -> str:
+    """The spread if of each image it were chance which runtimes are right."""
+    truth = [wanted for half in _halves(net) for wanted in workshop.truth(half)]
+    answers = [one["answers"] for one in found.values()]
+    chance = spread_by_chance(answers, truth)
+    some = sum(wanted in given and len(set(given)) > 1 for *given, wanted in zip(*answers, truth, strict=True))
+    where = f"which are right on the {some} images where some are"
+    return f"{chance.low:.1f} to {chance.high:.1f} if chance decides {where}"
 
 
 def _by_half(workshop: Workshop, net: str, found: dict[str, dict[str, Any]]) -> str:

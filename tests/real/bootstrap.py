@@ -45,6 +45,16 @@ def share_equal(answers: Sequence[int], wanted: Sequence[int]) -> Statistic:
     return lambda drawn: 100 * hits[drawn].mean(1)
 
 
+def spread_by_chance(answers: Sequence[Sequence[int]], wanted: Sequence[int], *, seed: int = 0) -> Estimate:
+    """How far apart the least and the largest share of right answers of several runtimes are, in percent, and the
+    95 % interval of that if of each image it were chance which of them are right (a permutation test)."""
+    hits = np.asarray(answers) == np.asarray(wanted)
+    generator = np.random.default_rng(seed)
+    shares = [100 * generator.permuted(hits, axis=0).mean(1) for _ in range(_DRAWS)]
+    low, high = np.percentile([np.ptp(share) for share in shares], _PERCENTILES)
+    return Estimate(float(np.ptp(100 * hits.mean(1))), float(low), float(high))
+
+
 def mean_precision(detections: Sequence[Any], truth: Sequence[Any]) -> Statistic:
     """mAP50-95 as the script of the data folder counts it. Of each image: boxes [n, 6] as `coco_map.py` makes
     them, and ground truth [m, 5]. Boxes are matched once for each image; a draw only sorts what they gave."""

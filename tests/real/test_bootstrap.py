@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .bootstrap import Estimate, coco_map, difference, estimate, mean_precision, share_equal
+from .bootstrap import Estimate, coco_map, difference, estimate, mean_precision, share_equal, spread_by_chance
 
 
 def _share(hits: int, total: int, draws: int = 2000) -> Estimate:
@@ -25,6 +25,23 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     drawn = [_share(int(rng.binomial(200, 0.8)), 200, 300) for _ in range(200)]
     assert 0.91 <= np.mean([found.low <= 80 <= found.high for found in drawn]) <= 0.98
+
+
+def test_the_spread_of_runtimes_that_differ_by_chance_is_within_what_chance_makes() -> None:
+    generator, wanted = np.random.default_rng(0), np.zeros(500, int)
+    usual = generator.random((8, 500)) < 0.2
+    usual[:, :470] = usual[0, :470]  # they differ on 30 images at most
+    found = spread_by_chance(usual.astype(int), wanted)
+    shares = 100 * (1 - usual.mean(1))
+    assert found.value == pytest.approx(shares.max() - shares.min())
+    assert found.low <= found.value <= found.high
+    usual[0, 470:] = True  # this one is wrong wherever they differ
+    assert spread_by_chance(usual.astype(int), wanted).value > spread_by_chance(usual.astype(int), wanted).high
+
+
+def test_the_same_answers_have_no_spread() -> None:
+    answers = [[0, 1, 2]] * 3
+    assert spread_by_chance(answers, [0, 1, 0]) == Estimate(0.0, 0.0, 0.0)
 
 
 def test_certainty_has_no_width_and_the_seed_decides() -> None:
