@@ -150,10 +150,14 @@ def _isa(target: str) -> str:
 def _statistics(workshop: Workshop, net: str, found: dict[str, Any]) -> tuple[Statistic, Statistic, int, int]:
     """Of float and of what was found; the number of samples and of draws."""
     metric = JUDGED[net].metric
-    truth = [wanted for half in _halves(net) for wanted in workshop.truth(half)]
+    truth = _truth(workshop, net)
     floats = [answer for half in _halves(net) for answer in workshop.float_answers(half)]
     exact, statistic = (statistic_of(metric, answers, truth, floats) for answers in (floats, found["answers"]))
     return exact, statistic, len(truth), draws_for(metric)
+
+
+def _truth(workshop: Workshop, net: str) -> list[Any]:
+    return [wanted for half in _halves(net) for wanted in workshop.truth(half)]
 
 
 def _notes(workshop: Workshop, net: str, found: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -182,8 +186,7 @@ def _notes(workshop: Workshop, net: str, found: dict[str, dict[str, Any]]) -> It
 
 def _by_chance(workshop: Workshop, net: str, found: dict[str, dict[str, Any]]) -> str:
     """The spread if of each image it were chance which runtimes are right."""
-    truth = [wanted for half in _halves(net) for wanted in workshop.truth(half)]
-    answers = [one["answers"] for one in found.values()]
+    truth, answers = _truth(workshop, net), [one["answers"] for one in found.values()]
     chance = spread_by_chance(answers, truth)
     some = sum(wanted in given and len(set(given)) > 1 for *given, wanted in zip(*answers, truth, strict=True))
     where = f"which are right on the {some} images where some are"
