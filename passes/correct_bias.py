@@ -1,17 +1,19 @@
 """Quantization shifts the mean of a layer's output; put the shift back into its bias.
 
 Empirical: layer after layer through the integer simulation of the target itself, all earlier layers corrected
-already. For each convolution, transposed convolution and linear that runs on integers, d = the float layer's
-output before its activation minus what the integer inputs and the integer weights give, averaged over samples
-and positions for each output channel; bias += d. Positions count by the squared slope of the activation that
-follows: what relu cuts off, or SiLU flattens, shows in no result, and a mean that it dominates moves the rest away
-(YOLOX-nano: mAP fell from 27.6 to 20.8 with plain means). They count less, too, the further their error is from
-the channel's median m: by 1 / (1 + ((error - m) / 4a)²), a the mean of |error - m| (Cauchy's weights). Clipped
-inputs, and the few tokens in a transformer that are hundreds of times as large as the rest, make errors that a
-mean would put on all others (mobilenet_v2 with searched ranges, SQNR: 21.7 dB with means over all positions, 23.6
-dB without any correction, 24.2 dB so; MiniLM: embeddings were off by 1.2 of their size with plain means). The bias
-is stored as the target takes it (float32, or int32 of scale s_x·s_w), and the walk goes on with the stored one, so
-later layers see its rounding. A layer without a bias gets one; a bias that other layers read too is copied first.
+already. For each convolution, transposed convolution and linear, d = the float layer's output before its
+activation minus what the inputs and the weights that the target has give, averaged over samples and positions for
+each output channel; bias += d. Layers that stay float read what was rounded before them and would pass its mean
+error on through their activation: they are corrected too. Positions count by the squared slope of the activation
+that follows: what relu cuts off, or SiLU flattens, shows in no result, and a mean that it dominates moves the rest
+away (YOLOX-nano: mAP fell from 27.6 to 20.8 with plain means). They count less, too, the further their error is
+from the channel's median m: by 1 / (1 + ((error - m) / 4a)²), a the mean of |error - m| (Cauchy's weights).
+Clipped inputs, and the few tokens in a transformer that are hundreds of times as large as the rest, make errors
+that a mean would put on all others (mobilenet_v2 with searched ranges, SQNR: 21.7 dB with means over all
+positions, 23.6 dB without any correction, 24.2 dB so; MiniLM: embeddings were off by 1.2 of their size with plain
+means). The bias is stored as the target takes it (float32, or int32 of scale s_x·s_w), and the walk goes on with
+the stored one, so later layers see its rounding. A layer without a bias gets one; a bias that other layers read
+too is copied first.
 
 The mean over few samples is an estimate: with standard error e (from the spread over samples) d is shrunk by
 1 - e²/d², and to zero below e (James and Stein, 1961, positive part), so that noise is not written into a bias
@@ -42,7 +44,7 @@ from ..compiler.ir.ops import OPS, bound_args
 from ..compiler.ir.passes import Numerics, PassContext, PassResult, Skip
 from ..compiler.ir.qops import is_dequantize
 from ..compiler.ir.stages import Stage
-from ..compiler.quant.program import IntegerStep, Program, build_program, layers
+from ..compiler.quant.program import IntegerStep, Program, build_program, float_layers, layers
 from ..compiler.quant.qnodes import insert_constant_dequantize
 from ..compiler.quant.simulate import samples_at_a_time
 from ..compiler.quant.walk import FloatWalk, take_batches, walk
@@ -117,12 +119,15 @@ def _correct_measured(program: Program, biases: _Biases, ctx: PassContext, sampl
     batches = list(take_batches(ctx, samples, _MEMORY))
     if sum(len(batch[0]) for batch in batches) < 2:
         return "it takes 2 calibration samples or more to tell an error from noise"
-    slopes = Slopes(ctx.reference)
-    floats = FloatWalk(ctx.reference, batches, [step.anchor.name for step in layers(program)])
+    slopes, known = Slopes(ctx.reference), {node.name for node in ctx.reference.graph.nodes}
+    wanted = {step.anchor.name for step in (*layers(program), *float_layers(program).values())} & known
+    floats = FloatWalk(ctx.reference, batches, wanted)
 
     def visit(step: IntegerStep, inputs: Sequence[Sequence[Tensor]]) -> IntegerStep:
         if step.anchor in biases.known:
             return biases.again(step)
+        if step.anchor.name not in wanted:
+            return step
         pairs = list(zip(floats.value(step.anchor.name), inputs[0], strict=True))
         usual = _usual_errors(step, pairs)
         found = [
@@ -136,7 +141,7 @@ def _correct_measured(program: Program, biases: _Biases, ctx: PassContext, sampl
         wanted_bias = _bias_value(step) + shift
         return biases.settle(step, wanted_bias, "its mean error is within the noise of the samples")
 
-    walk(program, batches, visit, ctx.progress)
+    walk(program, batches, visit, ctx.progress, floats=True)
     return None
 
 
@@ -179,7 +184,7 @@ def _few_samples(step: IntegerStep, value: Tensor, x: Tensor) -> Iterator[tuple[
 def _accumulate(step: IntegerStep, x: Tensor) -> Tensor:
     """The layer's sums of integers, in float32; they enter a mean only, so that the last bits do not matter."""
     assert step.weight is not None
-    centered = x.float().sub_(step.in_qparams[0].zero_point[0])
+    centered = x.to(torch.float32, copy=True).sub_(step.in_qparams[0].zero_point[0])
     attrs = {key: value for key, value in step.attrs.items() if key != "bias"}
     return step.anchor.target(centered, step.weight.float(), None, **attrs)  # type: ignore[operator]
 
@@ -292,7 +297,9 @@ def _bias_value(step: IntegerStep) -> Tensor:
 
 def _stored_bias(step: IntegerStep, wanted: Tensor, integer_bias: bool) -> Tensor | None:
     """The bias `wanted` [out] in the form in which it is stored; None if that is the old one."""
+    assert step.weight is not None
     integer = integer_bias if step.bias is None else not step.bias.is_floating_point()
+    integer = integer and not step.weight.is_floating_point()
     if integer:
         units = (wanted / _scale(step)).round()
         bias = units.clamp(-_LARGEST_BIAS, _LARGEST_BIAS).to(torch.int32)
@@ -345,7 +352,8 @@ def _own_constant(gm: fx.GraphModule, node: fx.Node, bias: object) -> fx.Node | 
 
 def _bias_name(weight: fx.Node, bias: fx.Node | None) -> str:
     """`a.bias` for the layer of `a.weight_quantized`, or the name that the float bias has."""
-    stored = weight.args[0] if bias is None else bias.args[0] if is_dequantize(bias) else bias
+    real = weight if bias is None else bias
+    stored = real.args[0] if is_dequantize(real) else real
     assert isinstance(stored, fx.Node)
     name = str(stored.target).removesuffix("_quantized")
     if bias is not None:

@@ -22,6 +22,7 @@ from ..ir.constants import constant
 from ..ir.nodes import flat_outputs, sole_user
 from ..ir.ops import OPS, SIZE_ARITHMETIC, aten, bound_args, clamp_bounds, constant_operands
 from ..ir.qops import is_dequantize, is_quantize
+from .arithmetic import KernelCall
 from .fusing import is_activation, region_inputs, region_rule, summed_layer
 from .qnodes import read_qparams
 from .qparams import QParams, QSpec, dequantize
@@ -83,6 +84,7 @@ class DequantizeStep:
 
 
 _UNBOUNDED = 1e9  # a scale at which no result of a layer is out of range
+_REAL = QParams((1.0,), (0,), -128, 127, torch.int8)  # of which integers and real numbers are the same
 Step = IntegerStep | FloatStep | QuantizeStep | DequantizeStep
 
 
@@ -172,6 +174,46 @@ def float_result(program: Program, step: FloatStep) -> IntegerStep | None:
         operands.bias,
         rule,
     )
+
+
+def float_layers(program: Program) -> dict[str, IntegerStep]:
+    """The layers with constant weights that run in float on something that was rounded before, by name, in order.
+
+    Each as a step whose integers are real numbers: a float weight, scales of 1 and zero points of 0. They are for
+    tuning biases beside those of `layers`; no kernel runs them.
+    """
+    found: dict[str, IntegerStep] = {}
+    rounded: set[str] = set()
+    for step in program.steps:
+        if not isinstance(step, FloatStep):
+            rounded.add(step.name)
+        elif any(node.name in rounded for node in step.node.all_input_nodes):
+            rounded.add(step.name)
+            layer = _float_layer(program, step)
+            if layer is not None and layer.inputs[0] in rounded:
+                found[step.name] = layer
+    return found
+
+
+def _float_layer(program: Program, step: FloatStep) -> IntegerStep | None:
+    node, info = step.node, OPS.get(step.node.target)  # type: ignore[call-overload]
+    if info is None or float_result(program, step) is not None:
+        return None
+    args = bound_args(node)
+    source, weight, bias = (list(args.values())[index] for index in (0, info.weight, info.bias))
+    values = [None if item is None else constant(program.gm, item) for item in (weight, bias)]
+    if not isinstance(source, fx.Node) or values[0] is None or (bias is not None and values[1] is None):
+        return None
+    attrs = {key: value for key, value in args.items() if not _reads_tensor(value)}
+    whole = (_REAL.qmin, _REAL.qmax)
+    rule = OpRule(_no_kernel)
+    return IntegerStep(
+        step.name, node, (), (source.name,), (_REAL,), _REAL, whole, attrs, values[0], _REAL, values[1], rule
+    )
+
+
+def _no_kernel(call: KernelCall) -> Tensor:
+    raise NotImplementedError("a layer that runs in float has no integer kernel")
 
 
 def computed_by(program: Program, spec: TargetSpec) -> Program:

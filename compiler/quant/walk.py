@@ -17,7 +17,7 @@ from ..ir.nodes import placeholders
 from ..ir.passes import PassContext
 from ..ir.progress import Progress, Silent
 from ..ir.shapes import tensor_meta
-from .program import FloatStep, IntegerStep, Program, float_result
+from .program import FloatStep, IntegerStep, Program, float_layers, float_result
 from .qparams import dequantize
 from .simulate import last_uses, run_node, run_step
 
@@ -28,13 +28,20 @@ Visit = Callable[[IntegerStep, Sequence[Sequence[Tensor]]], IntegerStep]
 
 
 def walk(
-    program: Program, batches: Iterable[tuple[Tensor, ...]], visit: Visit, progress: Progress | None = None
+    program: Program,
+    batches: Iterable[tuple[Tensor, ...]],
+    visit: Visit,
+    progress: Progress | None = None,
+    *,
+    floats: bool = False,
 ) -> Program:
     """Run `program` over `batches`, one step at a time over all of them; the program with the steps returned.
 
-    `visit` is called for each of `layers(program)`, in order, before it runs: what it returns (the step itself, or
-    one with another weight or bias) is what runs and what later steps see.
+    `visit` is called for each of `layers(program)`, with `floats` for each of `float_layers(program)` too, in
+    order, before it runs: what it returns (the step itself, or one with another weight or bias) is what runs and
+    what later steps see.
     """
+    in_float = float_layers(program) if floats else {}
     values: list[dict[str, Any]] = [dict(zip(program.inputs, batch, strict=True)) for batch in batches]
     for held in values:
         held |= {name: value.to(torch.int32) for name, value in program.constants.items()}
@@ -44,7 +51,9 @@ def walk(
             if isinstance(step, IntegerStep) and step.weight is not None:
                 step = visit(step, [[held[name] for held in values] for name in step.inputs])
                 steps[position] = step
-            layer = float_result(program, step) if isinstance(step, FloatStep) else None
+            layer = in_float.get(step.name)
+            if layer is None and isinstance(step, FloatStep):
+                layer = float_result(program, step)
             if layer is not None:
                 layer = visit(layer, [[_integers(layer, held) for held in values]])
             for held in values:
@@ -56,8 +65,11 @@ def walk(
 
 
 def _integers(layer: IntegerStep, held: Mapping[str, Any]) -> Tensor:
-    """What a layer of `float_result` reads, from the float value that they stand for."""
+    """What a layer of `float_result` reads, from the float value that they stand for; of `float_layers`, that
+    value."""
     (qp,), real = layer.in_qparams, held[_activation(layer).name]
+    if _is_float(layer):
+        return real
     return (torch.round(real / qp.scale_tensor()) + qp.zero_point[0]).to(qp.dtype)
 
 
@@ -69,8 +81,12 @@ def _real(layer: IntegerStep, held: Mapping[str, Any]) -> Tensor:
     if bias is not None and not bias.is_floating_point():
         bias = bias * (layer.weight_qparams.scale_tensor() * layer.in_qparams[0].scale_tensor())
     attrs = {key: value for key, value in layer.attrs.items() if key != "bias"}
-    weight = dequantize(layer.weight, layer.weight_qparams)
+    weight = layer.weight if _is_float(layer) else dequantize(layer.weight, layer.weight_qparams)
     return layer.anchor.target(held[_activation(layer).name], weight, bias, **attrs)  # type: ignore[operator]
+
+
+def _is_float(layer: IntegerStep) -> bool:
+    return layer.weight is not None and layer.weight.is_floating_point()
 
 
 def _activation(layer: IntegerStep) -> fx.Node:

@@ -308,6 +308,37 @@ def test_a_layer_that_gives_float_is_corrected_too():
     assert mean_error() < before / 4
 
 
+def test_a_layer_that_stays_float_takes_up_the_mean_error_of_what_it_reads():
+    """Of the first layer 3.75 and -3.25 become 4 and -3; nothing corrects that before the second, in float, which
+    has no bias to begin with."""
+    layers = {"a": scaled(*[3.75, -3.25] * 2), "b": scaled(*[2.0] * 4)}
+    float_gm = captured(Calls(lambda m, x: nn.functional.silu(m.b(m.a(x).sin())), **layers), X)
+    x = X[:1].expand(4, -1, -1, -1).contiguous()
+    gm = copy_graph(float_gm)
+    plan = plan_quantization(gm, TOY, per_tensor_weights=True, weight_bits=4, keep_float=("conv2d_1",))
+    stats = calibrate(gm, [plan], [(x,)], CollectorMethod("minmax"))
+    run_passes(gm, [InsertQdq(plan, stats), CleanQdq()], PassContext(TOY, (x,)))
+    before = _float_values(gm, x)["conv2d_1"]
+    assert correct(gm, float_gm, x).changes == 2
+    wanted, after = _float_values(float_gm, x)["conv2d_1"], _float_values(gm, x)["conv2d_1"]
+    assert constants(gm)["b.bias"].dtype is torch.float32
+    slope = torch.sigmoid(wanted) * (1 + wanted * (1 - torch.sigmoid(wanted)))
+    errors = [float((slope.square() * (value - wanted)).mean((0, 2, 3)).abs().max()) for value in (before, after)]
+    assert errors[1] < errors[0] / 2  # not 0: positions count less, the further their error is from the median
+
+
+def test_a_float_layer_that_reads_nothing_rounded_is_left_alone():
+    float_gm = captured(
+        Calls(lambda m, x: m.b(m.a(x)), a=scaled(1.1, 1.2, 1.3, 1.4), b=scaled(7.0, 7.0, 7.0, 1.0)), X
+    )
+    gm = copy_graph(float_gm)
+    plan = plan_quantization(gm, TOY, keep_float=("conv2d",))
+    stats = calibrate(gm, [plan], [(X,)], CollectorMethod("minmax"))
+    run_passes(gm, [InsertQdq(plan, stats), CleanQdq()], PassContext(TOY, (X,)))
+    run_passes(gm, [CorrectBias()], context(float_gm, X))
+    assert "a.bias" not in constants(gm)
+
+
 def test_what_it_leaves_alone():
     """A mean error of 0; one within the noise of two samples that differ."""
     exact = captured(Calls(lambda m, x: m.a(x), a=scaled(7.0, 3.0, 1.0, -4.0)), X)

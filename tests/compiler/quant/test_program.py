@@ -1,3 +1,4 @@
+import dataclasses
 import operator
 import re
 
@@ -14,6 +15,8 @@ from fxedge.compiler.quant.program import (
     Program,
     QuantizeStep,
     build_program,
+    float_layers,
+    layers,
 )
 from fxedge.compiler.quant.qparams import QParams
 from fxedge.compiler.quant.simulate import simulate
@@ -471,3 +474,36 @@ def test_building_twice_and_cleaning_again_change_nothing():
     assert run_passes(lowered.gm, [CleanQdq()])["clean-qdq"].changes == 0
     assert brief(lowered.gm) == text
     assert steps(build_program(lowered.gm, TOY)) == first
+
+
+class Mixed(nn.Module):
+    """Four layers, each behind the one before it; the last multiplies by what the graph computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(4, 4, 1, bias=name == "c") for name in "abcd")
+
+    def forward(self, x):
+        return F.conv2d(self.d(self.c(self.b(self.a(x)))).relu(), self.d.weight.sigmoid())
+
+
+def test_float_layers_are_those_that_read_something_rounded():
+    """The first reads the input as it is; the weight of the last is none that could be tuned."""
+    program = lower(Mixed().eval(), X, keep_float=("a", "c", "d", "conv2d_4")).program
+    assert [step.anchor.name for step in integer_steps(program)] == ["conv2d_1"]
+    found = float_layers(program)
+    assert list(found) == ["conv2d_2", "conv2d_3"]
+    layer = found["conv2d_2"]
+    constants = dict(program.gm.named_buffers()) | dict(program.gm.named_parameters())
+    assert torch.equal(layer.weight, constants["c.weight"])
+    assert torch.equal(layer.bias, constants["c.bias"])
+    assert (layer.inputs, found["conv2d_3"].bias) == ((layer.anchor.args[0].name,), None)
+    assert layer.attrs == {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
+    assert {qp.scale + qp.zero_point for qp in (*layer.in_qparams, layer.weight_qparams)} == {(1.0, 0)}
+    with pytest.raises(NotImplementedError, match="no integer kernel"):
+        layer.rule.kernel(None)
+
+
+def test_what_gives_float_from_integers_is_no_float_layer():
+    program = lower(identity(), X, spec=dataclasses.replace(TOY, float_results=True)).program
+    assert (len(layers(program)), float_layers(program)) == (1, {})

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 import torch
-from fxedge.compiler.quant.program import IntegerStep, layers
+from fxedge.compiler.quant.program import IntegerStep, float_layers, layers
+from fxedge.compiler.quant.qparams import dequantize
 from fxedge.compiler.quant.simulate import simulate
 from fxedge.compiler.quant.walk import FloatWalk, first_samples, samples_within, walk
 from support import inputs
@@ -70,6 +71,28 @@ def test_layers_that_give_float_are_visited_and_run_as_changed():
     (source,) = layers(program)[0].inputs
     assert torch.equal(seen["conv2d"].int(), simulate(program, X, keep=[source]).integers[source])
     assert seen["conv2d_1"].unique().numel() == 1
+
+
+def test_layers_in_float_are_visited_if_asked_for_and_run_as_changed():
+    program = lower(MODEL, *X, keep_float=("conv2d_1",)).program
+    seen = {}
+
+    def shift(step, values):
+        seen[step.anchor.name] = torch.cat(list(values[0]))
+        bias = torch.full_like(step.bias, 100.0)
+        return dataclasses.replace(step, bias=bias) if step.anchor.name == "conv2d_1" else step
+
+    walk(program, batches(), shift)
+    assert list(seen) == ["conv2d", "linear"]
+    before = seen["linear"]
+    walk(program, batches(), shift, floats=True)
+    assert list(seen) == ["conv2d", "linear", "conv2d_1"]
+    (real,) = float_layers(program)["conv2d_1"].inputs
+    (step,) = [step for step in program.steps if step.name == real]
+    integers = simulate(program, X, keep=[step.source]).integers[step.source]
+    assert torch.equal(seen["conv2d_1"], dequantize(integers, step.qparams))
+    assert not torch.equal(seen["linear"], before)
+    assert seen["linear"].unique().tolist() == [255]
 
 
 class Sine(nn.Module):
