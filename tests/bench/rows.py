@@ -86,13 +86,12 @@ ROWS = (
     Row("mobilenet_v2-best", "mobilenet_v2", "best", "agreement", 98.5),
     Row("mobilenet_v3_small-best", "mobilenet_v3_small", "best", "top-1", 1.5),
 )
-# One scale for each weight, where there is no VNNI; the detector on every runtime.
+# Where there is no VNNI; the detector on every runtime.
 AVX2_ROWS = tuple(
     dataclasses.replace(
         row, name=f"{row.name}-avx2", targets=_HERE if row.metric == "mAP50-95" else row.targets, isa="avx2"
     )
     for row in ROWS
-    if row.per_tensor
 )
 ISA_ROWS = (
     IsaRow("mobilenet_v2", "onnx"),
