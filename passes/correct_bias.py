@@ -127,7 +127,7 @@ def _correct_measured(program: Program, biases: _Biases, ctx: PassContext, sampl
         if step.anchor in biases.known:
             return biases.again(step)
         if step.anchor.name not in wanted:
-            return step
+            return biases.leave(step, "the float graph has no layer of this name")
         pairs = list(zip(floats.value(step.anchor.name), inputs[0], strict=True))
         usual = _usual_errors(step, pairs)
         found = [
@@ -159,13 +159,18 @@ class _Biases:
         if step.anchor in self.known:
             return self.again(step)
         bias = _stored_bias(step, wanted, self.integer)
-        self.known[step.anchor] = step.bias if bias is None else bias
         if bias is None:
-            self.skipped.append(Skip(step.anchor.name, unchanged))
-            return step
+            return self.leave(step, unchanged)
+        self.known[step.anchor] = bias
         changed = dataclasses.replace(step, bias=bias)
         self.corrected.append(changed)
         return changed
+
+    def leave(self, step: IntegerStep, reason: str) -> IntegerStep:
+        """The step as it is."""
+        self.known[step.anchor] = step.bias
+        self.skipped.append(Skip(step.anchor.name, reason))
+        return step
 
     def again(self, step: IntegerStep) -> IntegerStep:
         """A layer quantized a second time, with other parameters: it has one bias."""
@@ -297,10 +302,8 @@ def _bias_value(step: IntegerStep) -> Tensor:
 
 def _stored_bias(step: IntegerStep, wanted: Tensor, integer_bias: bool) -> Tensor | None:
     """The bias `wanted` [out] in the form in which it is stored; None if that is the old one."""
-    assert step.weight is not None
     integer = integer_bias if step.bias is None else not step.bias.is_floating_point()
-    integer = integer and not step.weight.is_floating_point()
-    if integer:
+    if integer and not step.in_float:
         units = (wanted / _scale(step)).round()
         bias = units.clamp(-_LARGEST_BIAS, _LARGEST_BIAS).to(torch.int32)
     else:

@@ -39,6 +39,8 @@ class IntegerStep:
     `index` says which. `weight` is int8 in the anchor's layout; `bias` is float32 [out], or int32 [out] of scale
     s_x·s_w where the target takes that and the graph has it. Results lie within `clamp`; where clamps by tensors
     say more, also within `channel_low` and `channel_high`, int32 that broadcast to the result.
+
+    A layer that runs in float (`float_layers`) is described as one, too: its weight is then float.
     """
 
     name: str
@@ -55,6 +57,11 @@ class IntegerStep:
     rule: OpRule
     channel_low: Tensor | None = None
     channel_high: Tensor | None = None
+
+    @property
+    def in_float(self) -> bool:
+        """Whether its integers are real numbers."""
+        return self.weight is not None and self.weight.is_floating_point()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +165,20 @@ def float_result(program: Program, step: FloatStep) -> IntegerStep | None:
     operands = _operands(program.gm, node, (), rule, spec)
     if operands is None or operands.weight is None:
         return None
-    unbounded = replace(operands.in_qparams[0], scale=(_UNBOUNDED,))
-    attrs = {key: value for key, value in bound_args(node).items() if not _reads_tensor(value)}
+    return _layer(step, operands, replace(operands.in_qparams[0], scale=(_UNBOUNDED,)), rule)
+
+
+def _layer(step: FloatStep, operands: _Operands, out_qparams: QParams, rule: OpRule) -> IntegerStep:
+    """`step` as one that fuses nothing and clamps nothing."""
+    attrs = {key: value for key, value in bound_args(step.node).items() if not _reads_tensor(value)}
     return IntegerStep(
         step.name,
-        node,
+        step.node,
         (),
         operands.sources,
         operands.in_qparams,
-        unbounded,
-        (unbounded.qmin, unbounded.qmax),
+        out_qparams,
+        (out_qparams.qmin, out_qparams.qmax),
         attrs,
         operands.weight,
         operands.weight_qparams,
@@ -199,17 +210,12 @@ def _float_layer(program: Program, step: FloatStep) -> IntegerStep | None:
     node, info = step.node, OPS.get(step.node.target)  # type: ignore[call-overload]
     if info is None or float_result(program, step) is not None:
         return None
-    args = bound_args(node)
-    source, weight, bias = (list(args.values())[index] for index in (0, info.weight, info.bias))
-    values = [None if item is None else constant(program.gm, item) for item in (weight, bias)]
+    source, weight, bias = (list(bound_args(node).values())[index] for index in (0, info.weight, info.bias))
+    values = constant(program.gm, weight), constant(program.gm, bias)
     if not isinstance(source, fx.Node) or values[0] is None or (bias is not None and values[1] is None):
         return None
-    attrs = {key: value for key, value in args.items() if not _reads_tensor(value)}
-    whole = (_REAL.qmin, _REAL.qmax)
-    rule = OpRule(_no_kernel)
-    return IntegerStep(
-        step.name, node, (), (source.name,), (_REAL,), _REAL, whole, attrs, values[0], _REAL, values[1], rule
-    )
+    operands = _Operands((source.name,), (_REAL,), values[0], _REAL, values[1])
+    return _layer(step, operands, _REAL, OpRule(_no_kernel))
 
 
 def _no_kernel(call: KernelCall) -> Tensor:

@@ -68,7 +68,7 @@ def _integers(layer: IntegerStep, held: Mapping[str, Any]) -> Tensor:
     """What a layer of `float_result` reads, from the float value that they stand for; of `float_layers`, that
     value."""
     (qp,), real = layer.in_qparams, held[_activation(layer).name]
-    if _is_float(layer):
+    if layer.in_float:
         return real
     return (torch.round(real / qp.scale_tensor()) + qp.zero_point[0]).to(qp.dtype)
 
@@ -81,12 +81,8 @@ def _real(layer: IntegerStep, held: Mapping[str, Any]) -> Tensor:
     if bias is not None and not bias.is_floating_point():
         bias = bias * (layer.weight_qparams.scale_tensor() * layer.in_qparams[0].scale_tensor())
     attrs = {key: value for key, value in layer.attrs.items() if key != "bias"}
-    weight = layer.weight if _is_float(layer) else dequantize(layer.weight, layer.weight_qparams)
+    weight = layer.weight if layer.in_float else dequantize(layer.weight, layer.weight_qparams)
     return layer.anchor.target(held[_activation(layer).name], weight, bias, **attrs)  # type: ignore[operator]
-
-
-def _is_float(layer: IntegerStep) -> bool:
-    return layer.weight is not None and layer.weight.is_floating_point()
 
 
 def _activation(layer: IntegerStep) -> fx.Node:

@@ -309,8 +309,7 @@ def test_a_layer_that_gives_float_is_corrected_too():
 
 
 def test_a_layer_that_stays_float_takes_up_the_mean_error_of_what_it_reads():
-    """Of the first layer 3.75 and -3.25 become 4 and -3; nothing corrects that before the second, in float, which
-    has no bias to begin with."""
+    """The second layer is in float, without a bias to begin with; it reads the first one's rounded output."""
     layers = {"a": scaled(*[3.75, -3.25] * 2), "b": scaled(*[2.0] * 4)}
     float_gm = captured(Calls(lambda m, x: nn.functional.silu(m.b(m.a(x).sin())), **layers), X)
     x = X[:1].expand(4, -1, -1, -1).contiguous()
@@ -318,13 +317,21 @@ def test_a_layer_that_stays_float_takes_up_the_mean_error_of_what_it_reads():
     plan = plan_quantization(gm, TOY, per_tensor_weights=True, weight_bits=4, keep_float=("conv2d_1",))
     stats = calibrate(gm, [plan], [(x,)], CollectorMethod("minmax"))
     run_passes(gm, [InsertQdq(plan, stats), CleanQdq()], PassContext(TOY, (x,)))
-    before = _float_values(gm, x)["conv2d_1"]
     assert correct(gm, float_gm, x).changes == 2
     wanted, after = _float_values(float_gm, x)["conv2d_1"], _float_values(gm, x)["conv2d_1"]
     assert constants(gm)["b.bias"].dtype is torch.float32
+    before = after - constants(gm)["b.bias"].view(-1, 1, 1)
     slope = torch.sigmoid(wanted) * (1 + wanted * (1 - torch.sigmoid(wanted)))
     errors = [float((slope.square() * (value - wanted)).mean((0, 2, 3)).abs().max()) for value in (before, after)]
     assert errors[1] < errors[0] / 2  # not 0: positions count less, the further their error is from the median
+
+
+def test_a_layer_that_the_float_graph_lacks_keeps_its_bias():
+    other = copy_graph(ONE_LAYER)
+    next(node for node in other.graph.nodes if node.name == "conv2d").name = "another"
+    gm = quantized(ONE_LAYER, X)
+    skipped = Skip("conv2d", "the float graph has no layer of this name")
+    assert run_passes(gm, [CorrectBias()], context(other, X))["correct-bias"] == PassResult(0, (skipped,))
 
 
 def test_a_float_layer_that_reads_nothing_rounded_is_left_alone():

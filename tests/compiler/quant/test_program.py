@@ -477,7 +477,7 @@ def test_building_twice_and_cleaning_again_change_nothing():
 
 
 class Mixed(nn.Module):
-    """Four layers, each behind the one before it; the last multiplies by what the graph computes."""
+    """Five layers, each behind the one before it; the weight of the last is computed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -493,6 +493,8 @@ def test_float_layers_are_those_that_read_something_rounded():
     assert [step.anchor.name for step in integer_steps(program)] == ["conv2d_1"]
     found = float_layers(program)
     assert list(found) == ["conv2d_2", "conv2d_3"]
+    assert all(layer.in_float for layer in found.values())
+    assert not any(layer.in_float for layer in layers(program))
     layer = found["conv2d_2"]
     constants = dict(program.gm.named_buffers()) | dict(program.gm.named_parameters())
     assert torch.equal(layer.weight, constants["c.weight"])
