@@ -181,7 +181,7 @@ def bits_table(workshop: Workshop, rows: Sequence[BitsRow]) -> str:
     said = [weight_bits.format_table(list(lines.values())), ""]
     for bits in (6, 5):
         if (line := lines.get((bits, "nearest"))) is not None:
-            said += [f"* {bits} bits, nearest: {text}" for text in _splitting(line)]
+            said += [f"* {bits} bits, nearest: {text}" for text in against_clipping(line)]
     if (line := lines.get((4, "adaround"))) is not None:
         exact = estimate(share_equal(line["float"], line["labels"]), len(line["labels"])).value
         below = exact - weight_bits.share_of(line, weight_bits.CLIP, "labels")
@@ -198,13 +198,20 @@ def _bits_line(workshop: Workshop, row: BitsRow) -> dict[str, Any]:
     return line
 
 
-def _splitting(line: Mapping[str, Any]) -> Iterator[str]:
-    """Where splitting, alone or with clipping, is at least as good as clipping alone."""
+def against_clipping(line: Mapping[str, Any]) -> Iterator[str]:
+    """Where splitting, alone or with clipping, is at least as good as clipping alone; and how far the best of
+    splitting alone is from that, resampled on the same images."""
     for figure, wanted in (("top-1", "labels"), ("agreement", "float")):
-        shares = {column: weight_bits.share_of(line, column, wanted) for column in line["cells"]}
+        hits = {name: share_equal(cell["classes"], line[wanted]) for name, cell in line["cells"].items()}
+        shares = {name: weight_bits.share_of(line, name, wanted) for name in hits}
         clip = shares[weight_bits.CLIP]
-        enough = [column for column, share in shares.items() if "split" in column and share >= clip - 1e-9]
-        yield f"by {figure}, at least as good as clipping ({clip:.1f}): {', '.join(enough) or '**none**'}"
+        enough = [name for name, share in shares.items() if "split" in name and share >= clip - 1e-9]
+        best = max((name for name in shares if name.startswith("split")), key=shares.__getitem__)
+        ahead = estimate(difference(hits[best], hits[weight_bits.CLIP]), len(line[wanted]))
+        yield (
+            f"by {figure}, at least as good as clipping ({clip:.1f}): {', '.join(enough) or '**none**'}; "
+            f"{best} is ahead of it by {ahead.format()}"
+        )
 
 
 # Markers in the document -> rows, and what makes their table.
