@@ -24,11 +24,12 @@ def shape(
     out: int | None = None,
     stride: int = 1,
     padding: int | None = None,
+    dilation: int = 1,
     output: tuple[int, int] | None = (7, 7),
 ) -> ConvShape:
     pad = kernel // 2 if padding is None else padding
     weight = (out or channels, channels // groups, kernel, kernel)
-    return ConvShape(weight, (stride, stride), (pad, pad), (1, 1), groups, output)
+    return ConvShape(weight, (stride, stride), (pad, pad), (dilation,) * 2, groups, output)
 
 
 @pytest.mark.parametrize(
@@ -58,22 +59,35 @@ def test_fbgemm_roads(conv: ConvShape, road: Road) -> None:
 
 
 @pytest.mark.parametrize(
-    ("conv", "merge"),
+    ("conv", "road"),
     [
-        (shape(96, 3, 96), 1),
-        (shape(144, 3, 144), 8),
-        (shape(576, 3, 576), 8),
-        (shape(960, 3, 960), 16),
-        (shape(408, 3, 102), 2),
-        (shape(101, 3, 101), 101),
-        (shape(24, 3, 6), 2),
-        (shape(24, 3, 12), 4),
-        (shape(32, 3, 8), 1),
+        # fbgemm has a depthwise kernel, or a grouped one for 8 channels
+        (shape(96, 3, 96), Road()),
+        (shape(72, 3, 72, padding=0, stride=2), Road(realign=True, lead=1, skip=1)),
+        (shape(96, 5, 96, padding=0, stride=2), Road(realign=True, skip=1)),
+        (shape(144, 3, 144), Road(merge=8)),
+        (shape(144, 3, 144, padding=0), Road(merge=8, realign=True, skip=1)),
+        (shape(408, 3, 102), Road(merge=2)),
+        (shape(24, 3, 12), Road(merge=4)),
+        # none: 16 channels together, or what comes next
+        (shape(96, 5, 96, padding=0, output=None), Road(merge=16)),
+        (shape(96, 3, 96, dilation=2), Road(merge=16)),
+        (shape(240, 5, 240), Road(merge=16)),
+        (shape(120, 5, 120), Road(merge=24)),
+        (shape(960, 3, 960), Road(merge=16)),
+        (shape(116, 5, 116), Road(merge=4)),
+        (shape(92, 3, 92), Road(merge=4)),
+        # no multiple of 4 fits
+        (shape(58, 3, 58), Road()),
+        (shape(101, 3, 101), Road(merge=101)),
+        # groups of several channels, and those that fbgemm gets wrong
+        (shape(32, 3, 8), Road()),
+        (shape(24, 3, 6), Road(merge=2)),
     ],
 )
-def test_x86_merges_into_at_most_100_groups_that_fbgemm_gets_right(conv: ConvShape, merge: int) -> None:
-    assert x86_road(conv) == Road(merge=merge)
-    assert conv.groups // merge <= 100
+def test_x86_takes_at_most_100_groups_that_both_libraries_run_fast(conv: ConvShape, road: Road) -> None:
+    assert x86_road(conv) == road
+    assert conv.groups // road.merge <= 100
 
 
 @pytest.mark.parametrize(("channels", "out", "groups", "merge"), [(8, 8, 8, 4), (8, 16, 4, 2), (12, 12, 3, 3)])
