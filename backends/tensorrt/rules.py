@@ -88,6 +88,7 @@ TENSORRT = TargetSpec(
     float_results=True,
     float_tolerance=0.1,
     own_runtime=False,
+    float_prepared=True,  # calibration.cache is for it
     notes=(
         "No TensorRT engine was built: the model ran in onnxruntime, operator by operator (optimizer off), and "
         "its structure keeps TensorRT's rules. build_engine.py or trtexec.sh builds the engine with TensorRT 10 "

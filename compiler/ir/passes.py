@@ -116,9 +116,14 @@ After = Callable[[fx.GraphModule, str, PassReport], None]
 
 
 def run_passes(
-    gm: fx.GraphModule, passes: Sequence[Pass], ctx: PassContext | None = None, after: After | None = None
+    gm: fx.GraphModule,
+    passes: Sequence[Pass],
+    ctx: PassContext | None = None,
+    after: After | None = None,
+    before: PassReport | None = None,
 ) -> PassReport:
-    """Run `passes` in order on `gm`, in place; verify before and after each. `after` looks on.
+    """Run `passes` in order on `gm`, in place; verify before and after each. `after` looks on. The report goes on
+    from `before`, that of passes that ran already.
 
     A pass that breaks its `numerics` promise on the example inputs is rolled back and reported, not raised.
 
@@ -127,21 +132,21 @@ def run_passes(
             ran before. `gm` is then as it was before that pass.
     """
     ctx = ctx or PassContext()
-    report = PassReport()
+    report = PassReport() if before is None else PassReport(dict(before.results), dict(before.max_error))
     reference: list[Tensor] | None = None
     for item in passes:
         name = _unique_name(item.name, report)
         if ctx.example_inputs and item.numerics != "changes" and reference is None:
             reference = evaluate(gm, ctx.example_inputs)
-        before = _Snapshot(gm, ctx)
-        result = _run_one(gm, item, ctx, report, before)
+        snapshot = _Snapshot(gm, ctx)
+        result = _run_one(gm, item, ctx, report, snapshot)
         if result.changes and ctx.example_inputs and item.numerics != "changes":
             assert reference is not None
             outputs = evaluate(gm, ctx.example_inputs)
             error = relative_error(outputs, reference)
             report.max_error[name] = error
             if broken := _broken_promise(item.numerics, error):
-                before.restore(gm, ctx)
+                snapshot.restore(gm, ctx)
                 result = PassResult(0, result.skipped, broken)
             else:
                 reference = outputs

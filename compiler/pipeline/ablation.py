@@ -124,7 +124,7 @@ class PassWatch:
         return after
 
     def _float_losses(self, gm: fx.GraphModule, name: str) -> dict[str, Loss | None]:
-        model = FloatModel(copy_graph(gm), (), PassReport(), ChannelStats())
+        model = FloatModel(copy_graph(gm), gm, (), PassReport(), ChannelStats())
         try:
             plans = plan_targets(model, self._specs.values(), self._options)
             batches = (batch.inputs for batch in self._tuning)

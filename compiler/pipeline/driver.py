@@ -253,7 +253,7 @@ def _compile_target(job: _Job, backend: Backend) -> TargetResult:
     name, report, options = backend.spec.name, job.report, job.options
     lowered, relieved = _lower_target(job, backend)
     with report.timed("lower and emit"):
-        artifacts = _emit(backend, lowered, job.model.gm, job.folder, options)
+        artifacts = _emit(backend, lowered, job.model, job.folder, options)
         if isinstance(backend, Describes):
             lowered = dataclasses.replace(lowered, notes=(*lowered.notes, *backend.notes(artifacts.int8)))
     try:
@@ -341,7 +341,7 @@ def _discard(folder: Path, name: str) -> None:
 
 
 def _emit(
-    backend: Backend, lowered: Lowered, gm: fx.GraphModule, folder: Path, options: CompileOptions
+    backend: Backend, lowered: Lowered, model: FloatModel, folder: Path, options: CompileOptions
 ) -> Artifacts:
     place = folder / backend.spec.name
     place.mkdir()
@@ -349,7 +349,7 @@ def _emit(
     backend.emit(lowered.program, int8)
     float_path = place / f"float_{backend.artifact}" if options.float_artifact else None
     if float_path is not None:
-        backend.emit_float(gm, float_path)
+        backend.emit_float(model.gm if backend.spec.float_prepared else model.plain, float_path)
     also = tuple(place / name for name in backend.spec.also)
     for path in also:
         backend.emit(lowered.program, path)

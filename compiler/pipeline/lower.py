@@ -37,11 +37,13 @@ CAPTURE = "capture"
 
 @dataclass(frozen=True, slots=True)
 class FloatModel:
-    """A captured model after the float passes, annotated with shapes. `examples` are its example inputs, `batches`
-    the calibration batches that its passes may read. `quantized` is the graph as it came, where it came quantized;
-    `gm` is then what it stands for."""
+    """A captured model after the float passes, annotated with shapes. `plain` is it before those that prepare it
+    for integers, which can make it slower in float. `examples` are its example inputs, `batches` the calibration
+    batches that its passes may read. `quantized` is the graph as it came, where it came quantized; `gm` is then
+    what it stands for."""
 
     gm: fx.GraphModule
+    plain: fx.GraphModule
     examples: tuple[Tensor, ...]
     passes: PassReport
     channel_stats: ChannelStats
@@ -91,9 +93,12 @@ def prepare(
     if after is not None:
         after(gm, CAPTURE, PassReport())
     quantized = copy_graph(gm) if is_quantized(gm.graph) else None
-    report = run_passes(gm, recipe.floats if quantized is None else [StripQdq()], ctx, after)
+    report = run_passes(gm, recipe.plain if quantized is None else [StripQdq()], ctx, after)
+    plain = copy_graph(gm)
+    if quantized is None:
+        report = run_passes(gm, recipe.floats, ctx, after, report)
     annotate(gm)
-    return FloatModel(gm, tuple(examples), report, ctx.channel_stats or stats, batches, quantized)
+    return FloatModel(gm, plain, tuple(examples), report, ctx.channel_stats or stats, batches, quantized)
 
 
 def plan_targets(

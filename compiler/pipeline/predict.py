@@ -129,7 +129,7 @@ def predict(
         notes = backend.notes(paths[INT8]) if isinstance(backend, Describes) else ()
         runs = None
         if measure and backend.spec.own_runtime:
-            backend.emit_float(model.gm, paths[FLOAT])
+            backend.emit_float(model.plain, paths[FLOAT])
             runs = _measure(backend, paths, sample, options.threads)
     return Prediction(
         backend.spec.name,

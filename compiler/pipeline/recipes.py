@@ -43,11 +43,13 @@ _SPLIT_FLOORS = {False: 0.01, True: 0.001}
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Passes on the float graph, passes on each target's quantized graph, and how ranges are chosen and what may
-    stay float (see `float_budget.py`) where the options do not say."""
+    """Passes on the float graph (`plain`, what any float runtime does too, then `floats`), passes on each target's
+    quantized graph, and how ranges are chosen and what may stay float (see `float_budget.py`) where the options do
+    not say."""
 
     floats: tuple[Pass, ...]
     integers: tuple[Pass, ...] = ()
+    plain: tuple[Pass, ...] = (Canonicalize(), FoldBatchNorm(), FuseActivation())
     calibration: CollectorMethod = PERCENTILE
     float_budget: float = 0.0
     float_goal: float = 20.0  # dB of signal over the noise of rounding at which nothing more is spent
@@ -55,11 +57,7 @@ class Recipe:
 
 def _fast(options: CompileOptions) -> Recipe:
     return Recipe(
-        floats=(
-            Canonicalize(),
-            FoldBatchNorm(),
-            FuseActivation(),
-        ),
+        floats=(),
         integers=(FixSaturation(options.isa),),
     )
 
@@ -72,9 +70,6 @@ def _default(options: CompileOptions) -> Recipe:
     }
     return Recipe(
         floats=(
-            Canonicalize(),
-            FoldBatchNorm(),
-            FuseActivation(),
             FoldDeadChannels(),
             SmoothActivations(norms_only=True),
             EqualizeLayers(**equalizing, clamp="pinned"),

@@ -74,6 +74,8 @@ class TargetSpec:
     `float_tolerance` is what `verify` allows of float outputs at least, as a share of their magnitude: more where
     a bundle may be checked in another runtime than the one that it was compiled with. `own_runtime` is false where
     that one only stands in for the target's own: times measured there say nothing and are not.
+    `float_prepared`: the float artifact is of the graph that was quantized, because files beside it name its
+    tensors, instead of the model before the passes that prepare it for integers.
     `quantize_tolerance` are the LSB by which the runtime's quantize step on an input may differ from `quantize`.
     `kernels` has the same target where its runtime computes by other kernels: by the name of the instruction set
     that has them, or of the way of running it (`HasKernels`).
@@ -93,6 +95,7 @@ class TargetSpec:
     float_results: bool = False
     float_tolerance: float = 1e-5
     own_runtime: bool = True
+    float_prepared: bool = False
     quantize_tolerance: int = 0
     kernels: Mapping[str, TargetSpec] = field(default_factory=dict)
 

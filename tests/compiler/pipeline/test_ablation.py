@@ -17,7 +17,7 @@ from fxedge.compiler.pipeline.calibration import collect
 from fxedge.compiler.pipeline.holdout import split_samples
 from fxedge.compiler.pipeline.lower import FloatModel, Lowered, lower, plan_targets, prepare
 from fxedge.compiler.pipeline.options import CompileOptions
-from fxedge.compiler.pipeline.recipes import Recipe, make_recipe
+from fxedge.compiler.pipeline.recipes import Recipe
 from small_compile import small_data, small_images, small_model
 from torch import fx
 
@@ -77,8 +77,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Watched]:
     """`watched(floats, integers)`: what the watch saw of a recipe that ends with these passes."""
 
     def run(floats: tuple = (), integers: tuple = ()) -> Watched:
-        plain = make_recipe(CompileOptions(recipe="fast"))
-        recipe = Recipe((*plain.floats, *floats), integers)
+        recipe = Recipe(floats, integers)
         monkeypatch.setattr(lowering, "make_recipe", lambda options: recipe)
         options, spec = CompileOptions(), registry.get("onnx").spec
         data, judged = split_samples(small_data(24), 0.5)
@@ -87,7 +86,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Watched]:
         plan = plan_targets(model, [spec], options)["onnx"]
         stats = collect(model, {"onnx": plan}, (batch.inputs for batch in data), options)
         lowered = lower(model, spec, plan, stats, options, after=watch.quantized_pass(spec, plan))
-        monkeypatch.setattr(lowering, "make_recipe", lambda options: Recipe(()))
+        monkeypatch.setattr(lowering, "make_recipe", lambda options: Recipe((), plain=()))
         return Watched(watch.effects("onnx"), prepare(small_model(), (small_images(2),), options), lowered)
 
     return run

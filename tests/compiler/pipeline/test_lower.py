@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 from fxedge.backends import registry
+from fxedge.compiler.ir.constants import constants
 from fxedge.compiler.ir.dump import dump
 from fxedge.compiler.ir.errors import InputError
 from fxedge.compiler.ir.passes import Skip
@@ -39,6 +40,15 @@ def test_the_float_model_is_folded_and_not_changed_by_lowering():
         DequantizeStep,
     ]
     assert list(lowered.passes)[:2] == ["insert-qdq", "clean-qdq"]
+
+
+def test_the_plain_model_is_what_it_was_before_the_passes_that_prepare_it_for_integers():
+    model = prepare(small_model(), (small_images(2),), CompileOptions(recipe="default", split_ratio=0.5))
+    before, after = ([tuple(value.shape) for value in constants(gm).values()] for gm in (model.plain, model.gm))
+    assert before == [(4, 1, 3, 3), (4,), (3, 144), (3,)]
+    assert max(after) == (4, 9, 3, 3)
+    assert list(model.passes)[:3] == ["canonicalize", "fold-batch-norm", "fuse-activation"]
+    torch.testing.assert_close(model.gm(small_images(2)), model.plain(small_images(2)))
 
 
 def test_keep_float_and_per_tensor_reach_the_plan():
