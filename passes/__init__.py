@@ -15,6 +15,7 @@ from .fold_batch_norm import FoldBatchNorm
 from .fold_dead_channels import FoldDeadChannels
 from .fuse_activation import FuseActivation
 from .insert_qdq import InsertQdq
+from .join_ranges import JoinRanges
 from .round_weights import RoundWeights
 from .shift_activations import ShiftActivations
 from .smooth_activations import SmoothActivations
@@ -34,6 +35,7 @@ __all__ = [
     "FoldDeadChannels",
     "FuseActivation",
     "InsertQdq",
+    "JoinRanges",
     "RoundWeights",
     "ShiftActivations",
     "SmoothActivations",

@@ -66,7 +66,7 @@ class SplitRanges:
     factor of `gain` or more, into no more branches than bring it near the best, or below `floor`. The noise is
     that at the graph's outputs, over the signal there, where there are samples to measure it; else it is relative
     to each channel's power, and must fall twice as far. Branches have a multiple of `multiple_of` channels, save
-    the last.
+    the last: kernels work on 8 at a time, and fbgemm's depthwise ones take nothing else.
 
     Raises:
         ValueError: fewer than 2 branches, a multiple below 1, a gain of 1 or less, or a floor of 0 or less.
@@ -76,7 +76,7 @@ class SplitRanges:
     branches: int = 4
     gain: float = 2.0
     floor: float = 0.01
-    multiple_of: int = 4
+    multiple_of: int = 8
 
     name: ClassVar[str] = "split-ranges"
     requires: ClassVar[Stage] = Stage.FLOAT

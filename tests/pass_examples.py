@@ -30,6 +30,7 @@ from fxedge.passes import (
     FoldDeadChannels,
     FuseActivation,
     InsertQdq,
+    JoinRanges,
     RoundWeights,
     ShiftActivations,
     SmoothActivations,
@@ -138,12 +139,16 @@ def _equalize_activations() -> Drawn:
     )
 
 
-def _split_ranges() -> Drawn:
+_SPLIT_RANGES = SplitRanges(per_tensor_weights=True, multiple_of=1, branches=2)
+
+
+def _uneven() -> nn.Module:
     a, b = filled(nn.Conv2d(3, 4, 1), 1, 1, 1, 1), filled(nn.Conv2d(4, 4, 3, groups=4), 1, 200, 0.9, 180)
-    model = Calls(lambda m, x: m.c(F.hardswish(m.b(F.hardswish(m.a(x))))), a=a, b=b, c=filled(nn.Conv2d(4, 2, 1)))
-    return _float(
-        model, SplitRanges(per_tensor_weights=True, multiple_of=1, branches=2), Canonicalize(), sampled=False
-    )
+    return Calls(lambda m, x: m.c(F.hardswish(m.b(F.hardswish(m.a(x))))), a=a, b=b, c=filled(nn.Conv2d(4, 2, 1)))
+
+
+def _split_ranges() -> Drawn:
+    return _float(_uneven(), _SPLIT_RANGES, Canonicalize(), sampled=False)
 
 
 def _split_outliers() -> Drawn:
@@ -193,6 +198,10 @@ def _clean_qdq() -> Drawn:
         return b.done(b(aten.relu.default, b(DQ, b(Q, b(DQ, b(Q, pool, *same), *same), *same), *same)))
 
     return _given(make, CleanQdq())
+
+
+def _join_ranges() -> Drawn:
+    return _float(_uneven(), JoinRanges(), Canonicalize(), _SPLIT_RANGES, sampled=False)
 
 
 def _quantized(item: Pass, bits: int = 8, **changes: object) -> Drawn:
@@ -250,6 +259,7 @@ EXAMPLES: Mapping[str, Callable[[], Drawn]] = {
     "fix-saturation": _fix_saturation,
     "round-weights": _round_weights,
     "correct-bias": _correct_bias,
+    "join-ranges": _join_ranges,
     "shift-activations": _shift_activations,
     "strip-qdq": lambda: _given(_one_linear, StripQdq()),
 }

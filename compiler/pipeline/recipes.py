@@ -23,6 +23,7 @@ from ...passes.fix_saturation import FixSaturation
 from ...passes.fold_batch_norm import FoldBatchNorm
 from ...passes.fold_dead_channels import FoldDeadChannels
 from ...passes.fuse_activation import FuseActivation
+from ...passes.join_ranges import JoinRanges
 from ...passes.round_weights import RoundWeights
 from ...passes.smooth_activations import SmoothActivations
 from ...passes.split_outliers import SplitOutliers
@@ -82,6 +83,7 @@ def _default(options: CompileOptions) -> Recipe:
             RoundWeights(options.rounding or "gptq"),
             FixSaturation(options.isa, rescale=False),
             CorrectBias(),
+            JoinRanges(),
         ),
         calibration=NOISE,
         float_budget=0.1,

@@ -254,7 +254,7 @@ def test_little_gain() -> None:
 
 
 def test_wrong_options() -> None:
-    few = "a split needs 2 branches or more of 1 channel or more, got 1 branches with a multiple of 4 channels"
+    few = "a split needs 2 branches or more of 1 channel or more, got 1 branches with a multiple of 8 channels"
     with pytest.raises(ValueError, match=f"^{few}$"):
         SplitRanges(branches=1)
     with pytest.raises(ValueError, match=r"^gain must be above 1 and floor above 0, got 1\.0 and 0\.01$"):
