@@ -7,7 +7,7 @@ from fxedge.compiler.pipeline.recipes import RECIPES, make_recipe
 
 def names(recipe: str) -> tuple[list[str], list[str]]:
     made = make_recipe(CompileOptions(recipe=recipe))
-    return [item.name for item in made.floats], [item.name for item in made.integers]
+    return [item.name for item in (*made.plain, *made.floats)], [item.name for item in made.integers]
 
 
 def test_recipes_are_literal_lists():
@@ -17,7 +17,9 @@ def test_recipes_are_literal_lists():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_float_passes_stay_float_and_integer_passes_quantized(recipe: str):
     made = make_recipe(CompileOptions(recipe=recipe))
-    assert {stage for item in made.floats for stage in (item.requires, item.ensures)} == {Stage.FLOAT}
+    assert {stage for item in (*made.plain, *made.floats) for stage in (item.requires, item.ensures)} == {
+        Stage.FLOAT
+    }
     assert {stage for item in made.integers for stage in (item.requires, item.ensures)} <= {Stage.QUANTIZED}
 
 
