@@ -62,6 +62,7 @@ CONVS = {
     "dilated": (aten.conv2d.default, (1, 16, 15, 15), (8, 16, 3, 3), 1, 2, 2, 1),
     "two groups": (aten.conv2d.default, (1, 16, 9, 9), (16, 8, 3, 3), 1, 1, 1, 2),
     "4 channels per group, 24 in all": (aten.conv2d.default, (1, 24, 9, 9), (24, 4, 3, 3), 1, 1, 1, 6),
+    "4 channels per group, 12 in all": (aten.conv2d.default, (1, 12, 9, 9), (12, 4, 3, 3), 1, 1, 1, 3),
     "2 channels per group, 24 in all": (aten.conv2d.default, (1, 24, 9, 9), (24, 2, 3, 3), 2, 1, 1, 12),
     "depthwise 32": (aten.conv2d.default, (2, 32, 9, 9), (32, 1, 3, 3), 1, 1, 1, 32),
     "depthwise 24": (aten.conv2d.default, (2, 24, 9, 9), (24, 1, 3, 3), 2, 1, 1, 24),

@@ -3,8 +3,8 @@
 fbgemm's depthwise kernels (one input channel per group; 3x3, 5x5, 7x7 and 3x3x3 with "same" padding) add taps
 in row-major pairs in saturating int16 even on VNNI machines: 255 * 127 twice is 64,770 and becomes 32,767.
 The x86 engine takes them for more than 100 groups, and without AVX512-VNNI for all. fbgemm's grouped kernel
-for 2 or 4 channels per group writes past its buffers unless the channels are a multiple of 16. Both are avoided
-by saying the same convolution otherwise, weights unchanged:
+for 2 or 4 channels per group (3x3, 3x3x3) writes past its buffers unless the channels are a multiple of 16.
+Both are avoided by saying the same convolution otherwise, weights unchanged:
 
 * `merged`: neighbouring groups become one, with a block-diagonal weight. 4 or 8 channels per group run on
   fbgemm's VNNI kernel (3x3, 3x3x3), which is as fast as the saturating one (0.7 to 1.4 times its time on
@@ -98,7 +98,8 @@ class ConvShape:
 
     def overruns(self, merge: int) -> bool:
         """Whether fbgemm's grouped kernel writes past its buffers where `merge` groups become one."""
-        return self.groups > merge and self.per_group * merge in (2, 4) and self.square and self.channels % 16 == 8
+        narrow = self.per_group * merge in (2, 4) and self.square and set(self.kernel) == {3}
+        return self.groups > merge and narrow and self.channels % 16 != 0
 
     def regular(self, *kernels: int) -> bool:
         """A cubic kernel of one of these sizes, equal padding up to "same", stride 1 or 2 on every axis, no
@@ -139,24 +140,25 @@ def fbgemm_road(shape: ConvShape) -> Road:
     if shape.groups == 1:
         return Road()
     if shape.per_group > 1:
-        return Road(8 // shape.per_group) if shape.overruns(1) else Road()
+        return Road(min(_right(shape), key=lambda merge: (merge > 1 and merge * shape.per_group % 8 != 0, merge)))
     if shape.square and shape.channels % 8 == 0:
         if shape.regular(3) and (road := shape.aligned(Road(4 if shape.channels % 16 == 0 else 8))):
             return road
         plane = len(shape.kernel) == 2 and shape.regular(5, 7) and shape.output_covers_padding()
         if plane and (road := shape.aligned(Road(frames=True))):
             return road
-    return Road(max(f for f in range(1, _WIDEST + 1) if shape.groups % f == 0))
+    return Road(max(merge for merge in _right(shape) if merge <= _WIDEST))
+
+
+def _right(shape: ConvShape) -> list[int]:
+    """How many groups may become one without fbgemm getting it wrong."""
+    return [n for n in range(1, shape.groups + 1) if shape.groups % n == 0 and not shape.overruns(n)]
 
 
 def x86_road(shape: ConvShape) -> Road:
     """The exact road under the x86 engine: few enough groups for oneDNN, none that fbgemm, which the engine takes
     without AVX512-VNNI, gets wrong, and of these the one that is fast on both."""
-    fits = [
-        merge
-        for merge in range(1, shape.groups + 1)
-        if shape.groups % merge == 0 and shape.groups // merge <= X86_ONEDNN_GROUPS and not shape.overruns(merge)
-    ]
+    fits = [merge for merge in _right(shape) if shape.groups // merge <= X86_ONEDNN_GROUPS]
     merge = min(fits, key=lambda merge: (_slowness(shape, merge), merge))
     return (shape.fast_in_fbgemm(merge) and shape.aligned(Road(merge))) or Road(merge)
 
@@ -176,7 +178,9 @@ def _slowness(shape: ConvShape, merge: int) -> int:
         return 1 + _WIDTHS.index(width)
     if width % 4 == 0:
         return 5 if width % 8 == 0 else 6
-    return 7 if merge == 1 else 8
+    if merge == 1:
+        return 7
+    return 8 if merge == shape.groups else 9
 
 
 def onednn_road(shape: ConvShape) -> Road:

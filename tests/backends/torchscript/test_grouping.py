@@ -51,6 +51,9 @@ def shape(
         (shape(24, 3, 6), Road(merge=2)),
         (shape(24, 3, 12), Road(merge=4)),
         (shape(32, 3, 8), Road()),
+        (shape(12, 3, 3), Road(merge=3)),
+        (shape(20, 5, 5), Road()),
+        (shape(74, 3, 74), Road()),
     ],
 )
 def test_fbgemm_roads(conv: ConvShape, road: Road) -> None:
@@ -76,7 +79,11 @@ def test_fbgemm_roads(conv: ConvShape, road: Road) -> None:
         (shape(120, 5, 120), Road(merge=24)),
         (shape(960, 3, 960), Road(merge=16)),
         (shape(116, 5, 116), Road(merge=4)),
-        (shape(92, 3, 92), Road(merge=4)),
+        (shape(92, 5, 92), Road(merge=4)),
+        # groups of 4 are what fbgemm gets wrong
+        (shape(92, 3, 92), Road(merge=92)),
+        (shape(116, 3, 116), Road(merge=116)),
+        (shape(12, 3, 3), Road(merge=3)),
         # no multiple of 4 fits
         (shape(58, 3, 58), Road()),
         (shape(101, 3, 101), Road(merge=101)),
